@@ -13,6 +13,7 @@ from batchflow.core.schedule import Schedule
 from batchflow.core.secrets import Secret
 from batchflow.errors import BatchflowError, NonRetryable, RateLimited, RetryAfter, StepFailed
 from batchflow.qstash.options import QStash
+from batchflow.qstash.receiver import Receiver
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.failure_functions import RunFailure
 
@@ -30,6 +31,7 @@ __all__ = [
     "Page",
     "QStash",
     "RateLimited",
+    "Receiver",
     "RetryAfter",
     "RetryPolicy",
     "RunFailure",

@@ -52,28 +52,31 @@ from batchflow.errors import ConfigurationError, DuplicateNameError, InputError,
 from batchflow.http.notifications import notification_body
 from batchflow.http.reserved_routes import check_not_reserved
 from batchflow.logs import set_level
-from batchflow.qstash.options import QStash
+from batchflow.qstash.options import QStash, UpstashClient, UpstashReceiver, find_account
+from batchflow.qstash.receiver import Receiver
 from batchflow.resources import Resource, Resources
 from batchflow.serve import runs
 from batchflow.serve.app_url import PublicUrl, RouterPath
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.dead_letters import DeadLetters
-from batchflow.serve.declaration import WORDS_OF_SERVE, check_route, serve_function, serve_retry_policy
+from batchflow.serve.declaration import (
+    WORDS_OF_SERVE,
+    check_route,
+    check_serve_options,
+    serve_function,
+    serve_retry_policy,
+)
 from batchflow.serve.endpoint import Endpoint
-from batchflow.serve.failure_functions import RunFailure, check_failure_options
+from batchflow.serve.failure_functions import RunFailure
 from batchflow.serve.functions import ServedFunction
 from batchflow.serve.limits import LimitAdmin
 from batchflow.serve.runs import RunHandle, RunPage, validate_label_filter
 from batchflow.serve.trigger import TriggerOptions
 from batchflow.serve.validation import (
-    check_flag,
-    check_flow,
     check_no_unknown_options,
-    check_payload_parser,
-    check_string_mapping,
+    check_served,
     format_value,
     parse_timeout,
-    validate_label,
     validate_run_id,
 )
 from batchflow.serve.waits import any_codec
@@ -82,6 +85,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, Request
 
     from batchflow.http.router import Routers
+    from batchflow.qstash.account import QStashAccount
     from batchflow.qstash.deliveries import QStashDeliveries
     from batchflow.server.app import QStashServer
 
@@ -317,6 +321,9 @@ class Batchflow:
         url: str | None = None,
         base_url: str | None = None,
         env: Mapping[str, str] | None = None,
+        qstash_client: QStash | UpstashClient | None = None,
+        receiver: Receiver | UpstashReceiver | Literal["app"] | None = "app",
+        disable_telemetry: bool = False,
         **unknown: Never,
     ) -> Callable[[Callable[[WorkflowContext[Payload]], Awaitable[Result]]], ServedFunction[Payload, Result]]:
         """Serve `async def f(ctx: WorkflowContext[Payload]) -> Result` at `route`: `@flow.serve("/onboarding")`.
@@ -332,6 +339,9 @@ class Batchflow:
         `url` is the function's own public URL, or `base_url` the app's, for webhooks; else UPSTASH_WORKFLOW_URL or
         APP_URL of `env`, which is what `ctx.env` shows (os.environ), else the request's.
 
+        On QStash `qstash_client` names another account than the app's, as the QSTASH_ variables of `env` do;
+        `receiver` has its signing keys, and None verifies nothing; `disable_telemetry` sends none.
+
         Raises:
             ConfigurationError: a signature or an option is wrong.
             DuplicateNameError: the route is served already.
@@ -339,13 +349,10 @@ class Batchflow:
         check_route(route)
         check_no_unknown_options("flow.serve", unknown, self.serve, WORDS_OF_SERVE)
         policy = serve_retry_policy(retry, retries, retry_delay)
-        check_flow(flow_control)
         timeout_ms = parse_timeout(timeout)
-        check_failure_options(failure_function, failure_url)
-        check_payload_parser(initial_payload_parser)
-        validate_label(label, ConfigurationError)
-        check_flag("verbose", verbose)
-        check_string_mapping("env", env)
+        check_serve_options(flow_control, failure_function, failure_url, initial_payload_parser, label, verbose, env)
+        find = self._deliveries and self._deliveries.find_account
+        account = find_account(find, qstash_client, receiver, env, disable_telemetry)
         declared = as_schedule(schedule)
         if declared is not None and self._deliveries is not None:
             raise ConfigurationError(
@@ -374,7 +381,7 @@ class Batchflow:
             )
             if declared is not None:
                 served = served.with_schedule(declared)
-            self._register_endpoints(served.endpoints)
+            self._register_endpoints(served.endpoints, account)
             if served.endpoint.failure_url is not None:
                 public = self._endpoints[route].public_url
                 known = CodeFailureUrl(served.endpoint.failure_url, partial(public.url_of, route))
@@ -402,14 +409,15 @@ class Batchflow:
                 )
         self.engine.schedule_targets[target.schedule_route] = target
 
-    def _register_endpoints(self, endpoints: "tuple[Endpoint, ...]") -> None:
+    def _register_endpoints(self, endpoints: "tuple[Endpoint, ...]", account: "QStashAccount | None" = None) -> None:
         for endpoint in endpoints:
             check_not_reserved(endpoint.route)
             if endpoint.route in self._endpoints:
                 raise DuplicateNameError(f"the route '{endpoint.route}' is served twice; give one of them another")
         for it in endpoints:
-            hooks = None if self._deliveries is None else self._deliveries.webhook_url
-            url = replace(it.public_url, router=self._router_path, hooks=hooks)
+            if self._deliveries is not None and account is not None:
+                self._deliveries.add_account(it, account)
+            url = replace(it.public_url, router=self._router_path, hooks=account and account.webhook_url)
             self._endpoints[it.route] = replace(it, public_url=url)
             self.engine.log_names[it.route] = it.log
 
@@ -470,7 +478,7 @@ class Batchflow:
         self, function: ServedFunction[Payload, Result], payload: Payload, **options: Unpack[TriggerOptions]
     ) -> RunHandle[Result]:
         """Start a run of a served function: as `function.trigger`, which says what the options are."""
-        _check_function(function, "trigger")
+        check_served(function, "trigger")
         (handle,) = await function.trigger_many([payload], **options)
         return handle
 
@@ -481,7 +489,7 @@ class Batchflow:
 
         The options are those of `trigger` but for `run_id` and `dedup_id`, which name one run.
         """
-        _check_function(function, "trigger_many")
+        check_served(function, "trigger_many")
         return await function.trigger_many(payloads, **options)
 
     def trigger_sync(
@@ -792,7 +800,7 @@ class Batchflow:
         if function is None:
             return None
         if not isinstance(function, str):
-            _check_function(function, "endpoint")
+            check_served(function, "endpoint")
         route = function if isinstance(function, str) else function.endpoint.route
         if route not in self._served:
             known = ", ".join(sorted(self._served)) or "none"
@@ -801,10 +809,3 @@ class Batchflow:
 
 
 _SHOWN = 5
-
-
-def _check_function(function: object, attribute: str) -> None:
-    if isinstance(function, type) or not hasattr(function, attribute):
-        raise InputError(
-            option="function", got=format_value(function), want="write the function that @flow.serve returned"
-        )

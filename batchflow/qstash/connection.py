@@ -1,24 +1,36 @@
-"""The connection of an app to its QStash: from its options and settings to the engine and the deliveries."""
+"""The connection of an app to QStash: the accounts of its functions, from options, environments and settings."""
 
+import platform
 from base64 import b64decode
 from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Literal
 
 from pydantic import SecretStr
 from pydantic_core import from_json
 
-from batchflow.core.duration import to_ms
 from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError
+from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.deliveries import QStashDeliveries
 from batchflow.qstash.engine import QStashEngine
-from batchflow.qstash.options import QStash
+from batchflow.qstash.options import AccountOptions, QStash
 from batchflow.qstash.receiver import Receiver
 from batchflow.qstash.rest import QStashRest
+from batchflow.serve.app_url import check_url
 from batchflow.serve.endpoint import Endpoint
 from batchflow.settings import Settings
+from batchflow.wire.envelope import HeaderPairs
 
 DEFAULT_URL = "https://qstash.upstash.io"
 """The address of hosted QStash."""
+
+_Value = Literal["url", "token", "current_signing_key", "next_signing_key"]
+_TITLES: Mapping[_Value, str] = {
+    "token": "the token of QStash",
+    "current_signing_key": "the current signing key of QStash",
+    "next_signing_key": "the next signing key of QStash",
+}
 
 
 def connect(engine: Engine, options: QStash, settings: Settings, endpoints: Mapping[str, Endpoint]) -> QStashDeliveries:
@@ -28,36 +40,66 @@ def connect(engine: Engine, options: QStash, settings: Settings, endpoints: Mapp
         ConfigurationError: something is missing; the sentence has the line to write.
     """
     assert isinstance(engine, QStashEngine)
-    token = options.token or _revealed(settings.qstash_token)
-    if not token:
-        raise _missing("the token of QStash", "QSTASH_TOKEN", "token")
-    url = options.url or settings.qstash_url or DEFAULT_URL
-    engine.connect(QStashRest(url, token, transport=options.transport), endpoints, telemetry=options.telemetry)
-    engine.verifies = options.verify
-    receiver = _receiver(engine, options, settings) if options.verify else None
-    return QStashDeliveries(engine, endpoints, receiver, user=_user_of(token))
+    accounts = Accounts(options, settings)
+    engine.connect(accounts.find(AccountOptions()), endpoints)
+    return QStashDeliveries(engine, endpoints, accounts.find)
 
 
-def _receiver(engine: QStashEngine, options: QStash, settings: Settings) -> Receiver:
-    current = options.current_signing_key or _revealed(settings.qstash_current_signing_key)
-    following = options.next_signing_key or _revealed(settings.qstash_next_signing_key)
-    if not current:
-        raise _missing("the current signing key of QStash", "QSTASH_CURRENT_SIGNING_KEY", "current_signing_key")
-    if not following:
-        raise _missing("the next signing key of QStash", "QSTASH_NEXT_SIGNING_KEY", "next_signing_key")
-    tolerance = to_ms(options.clock_tolerance, option="clock_tolerance") / 1000
-    return Receiver((current, following), engine.now, clock_tolerance=tolerance)
+class Accounts:
+    """The QStash accounts of an app: what the options of a function leave open is the app's."""
+
+    def __init__(self, app: QStash, settings: Settings) -> None:
+        self._app = app
+        self._settings: Mapping[_Value, str | None] = {
+            "url": settings.qstash_url,
+            "token": _revealed(settings.qstash_token),
+            "current_signing_key": _revealed(settings.qstash_current_signing_key),
+            "next_signing_key": _revealed(settings.qstash_next_signing_key),
+        }
+        self._rests: dict[object, QStashRest] = {}
+
+    def find(self, own: AccountOptions) -> QStashAccount:
+        """The account of a function with these options.
+
+        Raises:
+            ConfigurationError: something is missing; the sentence has the line to write.
+        """
+        client = own.client or self._app
+        url = self._value("url", own) or DEFAULT_URL
+        check_url("QSTASH_URL", url)
+        token = self._required("token", own)
+        transport = client.transport or self._app.transport
+        rest = self._rests.setdefault((url.rstrip("/"), token, transport), QStashRest(url, token, transport=transport))
+        receiver = own.receiver
+        if receiver == "app":
+            receiver = self._receiver(client, own) if client.verify else None
+        telemetry = _telemetry() if client.telemetry and own.telemetry else ()
+        return QStashAccount(rest, receiver, _user_of(token), telemetry)
+
+    def _receiver(self, client: QStash, own: AccountOptions) -> Receiver:
+        return Receiver(
+            current_signing_key=self._required("current_signing_key", own),
+            next_signing_key=self._required("next_signing_key", own),
+            clock_tolerance=client.clock_tolerance,
+        )
+
+    def _value(self, name: _Value, own: AccountOptions) -> str | None:
+        of_client = None if own.client is None else getattr(own.client, name)
+        of_environment = own.variables.get(f"QSTASH_{name.upper()}")
+        return of_client or of_environment or getattr(self._app, name) or self._settings[name]
+
+    def _required(self, name: _Value, own: AccountOptions) -> str:
+        if not (value := self._value(name, own)):
+            verify = "" if name == "token" else "; QStash(verify=False) answers unsigned requests too"
+            raise ConfigurationError(
+                f"{_TITLES[name]} is missing; write QSTASH_{name.upper()}=… into the environment, "
+                f"or QStash({name}=…){verify}"
+            )
+        return value
 
 
 def _revealed(value: SecretStr | None) -> str | None:
     return None if value is None else value.get_secret_value()
-
-
-def _missing(what: str, variable: str, option: str) -> ConfigurationError:
-    verify = "" if option == "token" else "; QStash(verify=False) answers unsigned requests too"
-    return ConfigurationError(
-        f"{what} is missing; write {variable}=… into the environment, or QStash({option}=…){verify}"
-    )
 
 
 def _user_of(token: str) -> str | None:
@@ -70,3 +112,11 @@ def _user_of(token: str) -> str | None:
                 return None
     except ValueError:
         return None
+
+
+def _telemetry() -> HeaderPairs:
+    return (
+        ("upstash-telemetry-framework", "fastapi"),
+        ("upstash-telemetry-runtime", f"python@v{platform.python_version()}"),
+        ("upstash-telemetry-sdk", f"batchflow@{version('batchflow')}"),
+    )

@@ -124,7 +124,8 @@ class WireEndpoint:
         """
         headers = request.headers
         if receiver is not None:
-            receiver.verify(headers.get(SIGNATURE.lower()), url, request.body)
+            now = self._engine.runtime.clock.now()
+            receiver.verify(headers.get(SIGNATURE.lower()), url, request.body, now=now)
         if (wire_run := headers.get(RUN_ID)) is None:
             raise InputError(f"the header '{RUN_ID}' is missing; QStash sends it", status=400)
         if headers.get(VERSION, PROTOCOL) != PROTOCOL:

@@ -2,13 +2,8 @@
 
 import asyncio
 import contextlib
-import platform
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any, TypeVar
-from urllib.parse import quote
-
-from pydantic_core import to_json
 
 from batchflow.core.dead_letters import DeadLetter
 from batchflow.core.message import Message
@@ -16,14 +11,15 @@ from batchflow.core.ports import Runtime
 from batchflow.core.run import Step
 from batchflow.core.store import RunReads
 from batchflow.engine.engine import Engine
-from batchflow.errors import ConfigurationError, NotFoundError, StoreUnavailable
+from batchflow.errors import ConfigurationError, StoreUnavailable
 from batchflow.logs import logger
+from batchflow.qstash.account import QStashAccount
+from batchflow.qstash.account_reads import RunsOfAccounts
 from batchflow.qstash.flow_keys import QStashFlowKeys
 from batchflow.qstash.reads import QStashRuns
 from batchflow.qstash.rest import QStashRefused, QStashRest
 from batchflow.serve.app_url import user_headers
 from batchflow.serve.endpoint import Endpoint
-from batchflow.wire.envelope import HeaderPairs
 from batchflow.wire.submissions import (
     Address,
     RunSettings,
@@ -51,33 +47,48 @@ class QStashEngine(Engine):
     `connect` has to be called before anything else.
     """
 
-    rest: QStashRest
-    """The REST API."""
+    account: QStashAccount
+    """The account of the app."""
+    accounts: dict[str, QStashAccount]
+    """The accounts of its functions, by route."""
     told: dict[str, DeadLetter]
     """See the port of endpoints."""
-    verifies: bool = True
-    """Requests have to be signed by QStash."""
-    telemetry: HeaderPairs = ()
-    """The headers that describe this program."""
     _served: Mapping[str, Endpoint]
 
-    def connect(self, rest: QStashRest, served: Mapping[str, Endpoint], *, telemetry: bool) -> None:
-        """Use this QStash for the runs of these endpoints, by route."""
-        self.rest = rest
+    def connect(self, account: QStashAccount, served: Mapping[str, Endpoint]) -> None:
+        """Use this account for the runs of these endpoints, by route, unless they have one of their own."""
+        self.account = account
+        self.accounts = {}
         self.told = {}
-        self.telemetry = _telemetry() if telemetry else ()
         self._served = served
+
+    @property
+    def rest(self) -> QStashRest:
+        """The REST API of the app's account."""
+        return self.account.rest
+
+    def account_of(self, route: str) -> QStashAccount:
+        """The account of a function."""
+        return self.accounts.get(route, self.account)
+
+    def _rests(self) -> list[QStashRest]:
+        """The REST API of each account, the app's first."""
+        return list(dict.fromkeys([self.rest, *(it.rest for it in self.accounts.values())]))
 
     # The client of served functions
 
     @property
     def run_store(self) -> RunReads:
         """See the port."""
-        return QStashRuns(self.rest, self.url_of, self._route_of, self.told, self.flow_keys)
+        reads = [
+            QStashRuns(it, self.url_of, self._route_of, self.told, QStashFlowKeys(it, self._limits))
+            for it in self._rests()
+        ]
+        return reads[0] if len(reads) == 1 else RunsOfAccounts(reads)
 
     @property
     def flow_keys(self) -> QStashFlowKeys:
-        """See the port."""
+        """See the port: those of the app's account."""
         return QStashFlowKeys(self.rest, self._limits)
 
     @property
@@ -93,7 +104,9 @@ class QStashEngine(Engine):
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         """See the port. Runs of served functions are started in QStash, all or none."""
         items = [init_item(self._address(it), it.body, self._settings(it)) for it in messages]
-        answers: list[Any] = await self.rest.post(batch_submission(items))
+        # All are runs of one function.
+        rest = self.account_of(messages[0].destination).rest
+        answers: list[Any] = await rest.post(batch_submission(items))
         new = [not answer.get("deduplicated") for answer in answers]
         if (tell := self.observers.published) is not None:
             for message, is_new in zip(messages, new, strict=True):
@@ -103,8 +116,9 @@ class QStashEngine(Engine):
 
     async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
         """See the port."""
-        answer: list[Any] = await self.rest.post(notify_submission(event, data, None if run is None else wire_id(run)))
-        found = [str(it.get("workflowRunId") or "") for it in answer]
+        submission = notify_submission(event, data, None if run is None else wire_id(run))
+        answers: list[list[Any]] = [await it.post(submission) for it in self._rests()]
+        found = [str(it.get("workflowRunId") or "") for answer in answers for it in answer]
         return [own_id(it) for it in found if it]
 
     async def cancel_run(self, id: str) -> bool:
@@ -116,6 +130,7 @@ class QStashEngine(Engine):
     ) -> int:
         """See the port."""
         query: dict[str, str | Sequence[str]] = {}
+        rests = self._rests() if destination is None else [self.account_of(destination).rest]
         if ids:
             query["workflowRunIds"] = [wire_id(it) for it in ids]
         if destination is not None:
@@ -125,8 +140,8 @@ class QStashEngine(Engine):
         if not query:
             # Without a filter QStash cancels all runs.
             return 0
-        answer = await self.rest.delete("/v2/workflows/runs", query)
-        return int(answer["cancelled"])
+        answers = [await it.delete("/v2/workflows/runs", query) for it in rests]
+        return sum(int(it["cancelled"]) for it in answers)
 
     async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
         """See the port. A run is looked at again and again, with growing pauses."""
@@ -162,47 +177,34 @@ class QStashEngine(Engine):
     async def open(self, *, wait: bool = False) -> None:
         """See the engine."""
         await super().open(wait=wait)
-        if not self.verifies:
+        open_to_all = [route for route in self.accounts if self.accounts[route].receiver is None]
+        if self.account.receiver is None:
             logger().warning(
                 "[batchflow] Requests are not verified (verify=False): anybody who can reach this app may run its steps"
+            )
+        elif open_to_all:
+            logger().warning(
+                "[batchflow] Requests to some functions are not verified (receiver=None): anybody who can reach them "
+                "may run their steps",
+                functions=sorted(open_to_all),
             )
 
     async def close(self) -> None:
         """See the engine; the connections to QStash are closed too."""
         await super().close()
-        await self.rest.close()
+        for rest in self._rests():
+            await rest.close()
 
-    # The part that endpoints use (`batchflow.qstash.endpoint.WireEngine`)
+    # The part that endpoints use, through `batchflow.qstash.account_engine`
 
     @property
     def runtime(self) -> Runtime:
-        """See the port."""
+        """The parts of the app that deliveries use."""
         return self.make_runtime(self._clock)
 
-    async def submit(self, run: str, submission: Submission) -> bool:
-        """See the port."""
-        reason = await self.rest.submit(submission)
-        if reason is None:
-            return True
-        # The official SDK takes each of these answers for the end of the run, which would wait for ever then.
-        try:
-            await self.steps_of(run)
-        except NotFoundError:
-            return False
-        raise QStashRefused(f"QStash at {self.rest.url} refuses it: {reason}")
-
     def child_submission(self, address: Address, step: Step, concurrent: int, child: Message) -> Submission:
-        """See the port."""
+        """The request that starts a child, whose end is the outcome of a step."""
         return invoke_submission(address, step, concurrent, self._address(child), child.body, self._settings(child))
-
-    async def steps_of(self, run: str) -> bytes:
-        """See the port."""
-        return to_json(await self.rest.get(f"/v2/workflows/runs/{quote(run, safe='')}"))
-
-    async def finish(self, address: Address, result: str | None) -> None:
-        """See the port."""
-        path = f"/v2/workflows/runs/{quote(address.run, safe='')}"
-        await self.rest.delete(path, {"cancel": "false"}, (result or "null").encode())
 
     # URLs
 
@@ -224,7 +226,8 @@ class QStashEngine(Engine):
                 f"QStash runs the functions of this app, and '{message.destination}' is not one of them"
             )
         url = self.url_of(message.destination)
-        return Address(wire_id(message.id), url, depth=message.depth, telemetry=self.telemetry)
+        telemetry = self.account_of(message.destination).telemetry
+        return Address(wire_id(message.id), url, depth=message.depth, telemetry=telemetry)
 
     def _settings(self, message: Message) -> RunSettings:
         endpoint = self._served[message.destination]
@@ -236,11 +239,3 @@ class QStashEngine(Engine):
             flow=message.flow,
             failure_url=endpoint.failure_url,
         )
-
-
-def _telemetry() -> HeaderPairs:
-    return (
-        ("upstash-telemetry-framework", "fastapi"),
-        ("upstash-telemetry-runtime", f"python@v{platform.python_version()}"),
-        ("upstash-telemetry-sdk", f"batchflow@{version('batchflow')}"),
-    )

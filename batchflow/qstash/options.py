@@ -1,13 +1,19 @@
-"""The options of QStash as an engine."""
+"""The options of QStash: as an engine, and those of one function."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from batchflow.core.duration import Duration, to_ms
+from batchflow.errors import ConfigurationError
+from batchflow.qstash.receiver import Receiver
 from batchflow.serve.app_url import check_url
+from batchflow.serve.validation import check_flag, type_with_article
 
 if TYPE_CHECKING:
     import httpx
+
+Account = TypeVar("Account")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,3 +41,84 @@ class QStash:
     def __post_init__(self) -> None:
         check_url("url", self.url)
         to_ms(self.clock_tolerance, option="clock_tolerance")
+
+
+class UpstashClient(Protocol):
+    """A `QStash` or an `AsyncQStash` of Upstash's package `qstash`."""
+
+    http: Any
+
+
+class UpstashReceiver(Protocol):
+    """A `Receiver` of Upstash's package `qstash`."""
+
+    def verify(self, *, signature: str, body: str, url: str | None = None, clock_tolerance: int = 0) -> None:
+        """Verify a request."""
+        ...
+
+
+class AccountOptions(NamedTuple):
+    """The options of one function that name its QStash account.
+
+    What `client` leaves open is in `variables`, named as in the environment. The `receiver` None verifies nothing.
+    """
+
+    client: QStash | None = None
+    variables: Mapping[str, str] = {}
+    receiver: Receiver | Literal["app"] | None = "app"
+    telemetry: bool = True
+
+    def __repr__(self) -> str:
+        # The variables have secrets.
+        return f"AccountOptions({self.client!r})"
+
+
+def find_account(
+    find: Callable[[AccountOptions], Account] | None,
+    qstash_client: QStash | UpstashClient | None,
+    receiver: Receiver | UpstashReceiver | Literal["app"] | None,
+    env: Mapping[str, str] | None,
+    disable_telemetry: bool,
+) -> Account | None:
+    """The account that `find` returns for the options of a function; None on other engines, which do not `find`.
+
+    Raises:
+        ConfigurationError: an option is not what it takes, or is one of functions on QStash.
+    """
+    check_flag("disable_telemetry", disable_telemetry)
+    if find is None:
+        # Without QStash there is no telemetry either.
+        for option, given in (("qstash_client", qstash_client is not None), ("receiver", receiver != "app")):
+            if given:
+                raise ConfigurationError(
+                    "is of functions on QStash", option=option, want="leave it out, or make the app Batchflow(QStash())"
+                )
+        return None
+    variables = dict(env or {})
+    if qstash_client is not None and not isinstance(qstash_client, QStash):
+        variables |= _variables_of(qstash_client)
+        qstash_client = None
+    if not isinstance(receiver, Receiver | None) and receiver != "app":
+        receiver = _receiver_of(receiver)
+    own = cast("Receiver | Literal['app'] | None", receiver)
+    return find(AccountOptions(qstash_client, variables, own, telemetry=not disable_telemetry))
+
+
+def _variables_of(client: UpstashClient) -> dict[str, str]:
+    # The package has no public way to read them.
+    http = getattr(client, "http", None)
+    url, token = getattr(http, "_base_url", None), getattr(http, "_token", None)
+    if not isinstance(url, str) or not isinstance(token, str):
+        raise ConfigurationError(
+            option="qstash_client", got=type_with_article(client), want="write QStash(url=…, token=…)"
+        )
+    return {"QSTASH_URL": url, "QSTASH_TOKEN": token.removeprefix("Bearer ")}
+
+
+def _receiver_of(receiver: UpstashReceiver) -> Receiver:
+    keys = [getattr(receiver, f"_{name}_signing_key", None) for name in ("current", "next")]
+    if not all(isinstance(it, str) for it in keys):
+        want = "write Receiver(current_signing_key=…, next_signing_key=…), or None for no verification"
+        raise ConfigurationError(option="receiver", got=type_with_article(receiver), want=want)
+    current, following = cast("list[str]", keys)
+    return Receiver(current_signing_key=current, next_signing_key=following)

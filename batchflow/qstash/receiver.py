@@ -1,41 +1,44 @@
 """The verification of requests: that QStash has sent them, to this URL, with this body, and lately."""
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Sequence
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Any
+from typing import Any, cast
 
-from batchflow.errors import InputError
+from batchflow.core.duration import Duration, to_ms
+from batchflow.errors import ConfigurationError, InputError
 
 _REFUSED = "this request is not signed by QStash for this app"
 
 
 class Receiver:
-    """Verifies the signature of requests with the keys of an app, the current one and the next.
+    """Verifies that QStash has signed a request, with the two signing keys of an account.
 
-    `clock_tolerance` is the number of seconds by which the clocks of the app and of QStash may differ. The rules are
-    those of https://upstash.com/docs/qstash/features/security.
+        @flow.serve("/onboarding", receiver=Receiver(current_signing_key="sig_…", next_signing_key="sig_…"))
+
+    `clock_tolerance` is how far the clocks of the app and of QStash may be apart. The rules are those of
+    https://upstash.com/docs/qstash/features/security.
 
     Raises:
-        ValueError: there is no key.
+        ConfigurationError: a key is missing, or the tolerance is not valid.
     """
 
-    def __init__(self, keys: Sequence[str], now: Callable[[], int], *, clock_tolerance: float = 0) -> None:
-        if not all(keys) or not keys:
-            raise ValueError("a receiver has at least one key")
-        self._keys = tuple(keys)
-        self._now = now
-        self._tolerance_s = clock_tolerance
+    def __init__(self, *, current_signing_key: str, next_signing_key: str, clock_tolerance: Duration = 0) -> None:
+        for option, key in (("current_signing_key", current_signing_key), ("next_signing_key", next_signing_key)):
+            # The value may be secret.
+            if not isinstance(cast("object", key), str) or not key:
+                raise ConfigurationError("is missing", option=option, want="write the signing key, as QStash shows it")
+        self._keys = (current_signing_key, next_signing_key)
+        self._tolerance_s = to_ms(clock_tolerance, option="clock_tolerance") / 1000
 
-    def verify(self, signature: str | None, url: str, body: bytes) -> None:
-        """Return for a request that QStash has signed.
+    def verify(self, signature: str | None, url: str, body: bytes, *, now: int) -> None:
+        """Return for a request that QStash has signed, for this URL and body; `now` is in ms since the epoch.
 
         Raises:
             InputError: it has not, or not for this URL, or too long ago (401). The sentence does not say which.
         """
         claims = None if signature is None else self._claims(signature)
-        if claims is None or not self._fits(claims, url, body):
+        if claims is None or not self._fits(claims, url, body, now / 1000):
             raise InputError(_REFUSED, status=401)
 
     def _claims(self, signature: str) -> dict[str, Any] | None:
@@ -56,8 +59,7 @@ class Receiver:
                 continue
         return None
 
-    def _fits(self, claims: dict[str, Any], url: str, body: bytes) -> bool:
-        now = self._now() / 1000
+    def _fits(self, claims: dict[str, Any], url: str, body: bytes, now: float) -> bool:
         ends, begins, sent = claims["exp"], claims["nbf"], str(claims.get("body", ""))
         if not isinstance(ends, int | float) or not isinstance(begins, int | float):
             return False

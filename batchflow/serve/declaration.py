@@ -20,9 +20,22 @@ from batchflow.serve.app_url import NO_PUBLIC_URL, PublicUrl
 from batchflow.serve.callables import is_async
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import DEFAULT_TIMEOUT_MS, Endpoint
-from batchflow.serve.failure_functions import FailureFunction, function_failure_endpoint
+from batchflow.serve.failure_functions import (
+    FailureFunction,
+    RunFailure,
+    check_failure_options,
+    function_failure_endpoint,
+)
 from batchflow.serve.functions import ServedFunction, payload_error
-from batchflow.serve.validation import check_retry, format_value
+from batchflow.serve.validation import (
+    check_flag,
+    check_flow,
+    check_payload_parser,
+    check_retry,
+    check_string_mapping,
+    format_value,
+    validate_label,
+)
 
 Payload = TypeVar("Payload")
 Result = TypeVar("Result")
@@ -137,6 +150,24 @@ def serve_retry_policy(
             "is a whole policy", option="retry", want="give either it, or 'retries' and 'retry_delay'"
         )
     return retry
+
+
+def check_serve_options(
+    flow_control: object,
+    failure_function: Callable[[RunFailure[Any]], Any] | None,
+    failure_url: str | None,
+    initial_payload_parser: object,
+    label: str | None,
+    verbose: object,
+    env: object,
+) -> None:
+    """Raise `ConfigurationError` for an option of `flow.serve` that is not what it takes."""
+    check_flow(flow_control)
+    check_failure_options(failure_function, failure_url)
+    check_payload_parser(initial_payload_parser)
+    validate_label(label, ConfigurationError)
+    check_flag("verbose", verbose)
+    check_string_mapping("env", env)
 
 
 def check_route(route: object) -> None:

@@ -216,6 +216,14 @@ def validate_run_id(value: object, option: str = "run_id") -> str:
     return validate_text(f"'{option}'", value, refuse, "the id of a run, such as the id of its handle")
 
 
+def check_served(function: object, attribute: str) -> None:
+    """Raise `InputError` for what is not a served function, which has this attribute."""
+    if isinstance(function, type) or not hasattr(function, attribute):
+        raise InputError(
+            option="function", got=format_value(function), want="write the function that @flow.serve returned"
+        )
+
+
 def check_payload_parser(value: Any) -> None:
     """Raise `ConfigurationError` unless `value` is a plain function of one argument, or None."""
     if value is None:

@@ -6,7 +6,6 @@ import pytest
 
 from batchflow import Batchflow, QStash, RateLimited, RetryPolicy, WorkflowContext
 from batchflow.errors import ConfigurationError, StepFailed
-from batchflow.qstash.deliveries import QStashDeliveries
 from batchflow.qstash.engine import QStashEngine
 from tests.qstash.stage import APP_URL, WireStage
 
@@ -115,7 +114,7 @@ def test_a_token_without_a_user_makes_no_webhook(flow: Batchflow) -> None:
     engine = flow.engine
     assert isinstance(engine, QStashEngine)
     with pytest.raises(ConfigurationError, match="QSTASH_TOKEN names no user"):
-        QStashDeliveries(engine, {}, None, user=None).webhook_url("run_1.whk_1")
+        engine.account.webhook_url("run_1.whk_1")
 
 
 async def test_a_rate_limit_costs_an_attempt_and_is_tried_again_at_its_time(stage: WireStage) -> None:
