@@ -133,9 +133,9 @@ class Page:
                 case ["uvicorn", target]:
                     await self._serve(target)
                 case ["uvicorn", _, "--port", port] | ["batchflow", "server", "--port", port]:
-                    printed += await self._start(words, port)
+                    printed += await self._start(words, port, variables)
                 case ["batchflow", "server"]:
-                    printed += await self._start([*words, "--port", "8080"], "8080")
+                    printed += await self._start([*words, "--port", "8080"], "8080", variables)
                 case ["curl", *arguments]:
                     printed += await self._curl(arguments)
                 case ["python" | "batchflow", *_]:
@@ -165,7 +165,7 @@ class Page:
         await self._stack.enter_async_context(app.router.lifespan_context(app))
         self._apps["localhost:8000"] = app
 
-    async def _start(self, words: list[str], port: str) -> str:
+    async def _start(self, words: list[str], port: str, variables: Mapping[str, str]) -> str:
         """Start a program that runs to the end of the page, in place of `port` on a free one; its first lines."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._ports[port] = str(free.getsockname()[1])
@@ -173,6 +173,7 @@ class Page:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *["-m", module, *words[1:-1], self._ports[port]],
+            env={**os.environ, **{name: self._with_ports(value) for name, value in variables.items()}},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
