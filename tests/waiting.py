@@ -22,12 +22,15 @@ async def wait_until(
         raise AssertionError(_in_vain(description, timeout)) from error
 
 
-def wait_until_sync(predicate: Callable[[], bool], *, description: str, timeout: float = DEADLINE_S) -> None:
-    """Return once `predicate` holds, for tests without an event loop."""
+def wait_until_sync(
+    predicate: Callable[[], bool], *, description: str | Callable[[], str], timeout: float = DEADLINE_S
+) -> None:
+    """Return once `predicate` holds, for tests without an event loop. A description may say what was found last."""
     deadline = time.monotonic() + timeout
     while not predicate():
         if time.monotonic() > deadline:
-            raise AssertionError(_in_vain(description, timeout))
+            text = description if isinstance(description, str) else description()
+            raise AssertionError(_in_vain(text, timeout))
         time.sleep(PAUSE)
 
 
