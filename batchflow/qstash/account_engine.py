@@ -60,6 +60,10 @@ class AccountEngine:
             )
         return self._engine.child_submission(address, step, concurrent, child)
 
+    async def cancel_run(self, id: str) -> bool:
+        """See the port."""
+        return await self._engine.cancel_run(id)
+
     async def steps_of(self, run: str) -> bytes:
         """See the port."""
         return to_json(await self._account.rest.get(f"/v2/workflows/runs/{quote(run, safe='')}"))
