@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -167,7 +167,8 @@ async def server_6k(folder: Path) -> Figures:
     """6,000 posts by `/v2/batch` to a `batchflow server`, delivered at once, and 6,000 that wait; raw inserts."""
     with sink_process() as url:
         raw = await _raw(url)
-        with _server(folder) as (address, token, process):
+        with server_process(folder) as (environment, process):
+            address, token = environment["QSTASH_URL"], environment["QSTASH_TOKEN"]
             async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
                 waiting = await _timed("ingest", process, _batches(http, address, url, {"Upstash-Delay": "1h"}))
                 whole = await _timed("server", process, _delivered(http, address, url))
@@ -191,20 +192,20 @@ async def _delivered(http: httpx.AsyncClient, address: str, url: str) -> None:
 
 
 async def _timed(name: str, process: "subprocess.Popen[str]", work: Any) -> Figures:
-    cpu, begun = _cpu_of(process), time.perf_counter()
+    cpu, begun = cpu_of(process), time.perf_counter()
     await work
-    return _figures(name, DELIVERIES, begun, _cpu_of(process) - cpu)
+    return _figures(name, DELIVERIES, begun, cpu_of(process) - cpu)
 
 
-def _cpu_of(process: "subprocess.Popen[str]") -> float:
+def cpu_of(process: "subprocess.Popen[Any]") -> float:
     """The CPU time of a process, in seconds."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
-def _server(folder: Path) -> Generator[tuple[str, str, "subprocess.Popen[str]"]]:
-    """The address, the token and the process of a server on SQLite."""
+def server_process(folder: Path) -> Generator[tuple[Mapping[str, str], "subprocess.Popen[str]"]]:
+    """The environment of an app of a server on SQLite, and its process."""
     command = [sys.executable, "-m", "batchflow.cli", "server", "--port", "0"]
     store = {"BATCHFLOW_URL": f"sqlite:///{folder / 'server.db'}", "BATCHFLOW_LOG_LEVEL": "warning"}
     process = subprocess.Popen(
@@ -218,7 +219,7 @@ def _server(folder: Path) -> Generator[tuple[str, str, "subprocess.Popen[str]"]]
             found[name] = value.strip("'\"")
             if line.startswith("Serving"):
                 break
-        yield found["QSTASH_URL"], found["QSTASH_TOKEN"], process
+        yield {name: value for name, value in found.items() if name.startswith("QSTASH_")}, process
     finally:
         process.terminate()
         process.wait()
