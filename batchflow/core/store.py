@@ -219,7 +219,8 @@ class Delivery(Protocol):
         `claim` leases it as soon as it may start.
         A worker that holds the message with `fence` + 1, whichever verb has leased it, gets the claim again, with the
         journal of now: so the call may be repeated after a lost reply, but two callers of one worker may have the same
-        claim. `next_due` is None.
+        claim. If it is not repeated, the worker may hold the message, without knowing, until its lease ends. `next_due`
+        is None.
         """
         ...
 

@@ -55,6 +55,19 @@ class SharedCases(TwoProcesses):
             twos += names(two)
         assert len(ones) + len(twos) == len({*ones, *twos}) == 100
 
+    async def test_claim_one_gives_a_message_to_one_process(self, scene: Scene, second: Scene) -> None:
+        """Also when they ask for it, or claim it, at the same moment."""
+        ids = [f"m{number:02d}" for number in range(20)]
+        await scene.publish(*ids)
+        for claim in await scene.claim():
+            await scene.suspend(claim, until=scene.now + 5)
+        scene.clock.advance("5ms")
+        await second.store.register("w3", LEASE_MS)
+        asked = [there.store.claim_one(there.worker, id, 1) for id in ids for there in (scene, second)]
+        found = await asyncio.gather(*asked[:20], second.claimed(3, worker="w3"), *asked[20:])
+        assert sorted(claim.id for claimed in found for claim in claimed.claims) == ids
+        assert (await scene.flow()).in_use == 20
+
     async def test_claim_keeps_the_limits_over_all_processes(self, scene: Scene, second: Scene) -> None:
         """A key's places are counted once."""
         await scene.publish(*"abcd", flow=FlowControl(key="two", parallelism=2))

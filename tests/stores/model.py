@@ -151,6 +151,7 @@ class Model:
             "destination": destination, "flow": flow, "layer": layer, "due": due, "batch": batch, "number": number,
             "keep": keep, "owner": None, "fence": 0, "failures": 0, "losses": 0, "cancelled": False, "journal": {},
             "parent": None, "failed": False, "attempts": 0, "waits": "", "held": False, "linked": False,
+            "beside": False,
         }  # fmt: skip
 
     def limit(self, key: str) -> int | None:
@@ -164,7 +165,10 @@ class Model:
 
     def alone(self, worker: str) -> bool:
         """True if the worker holds a message that is claimed alone."""
-        return any(row["owner"] == worker and self.is_suspect(id) for id, row in self.messages.items())
+        return any(row["owner"] == worker and self._is_alone(id) for id, row in self.messages.items())
+
+    def _is_alone(self, id: str) -> bool:
+        return self.is_suspect(id) and not self.messages[id]["beside"]
 
     def startable(self, worker: str, now: int) -> list[str]:
         """The messages that a claim may lease to the worker: the one that is claimed alone, or any others."""
@@ -177,17 +181,24 @@ class Model:
     def may_start(self, id: str, now: int) -> bool:
         """True if a claim may lease this message."""
         message = self.messages[id]
-        batch = self.batches.get(message["batch"] or "")
         return (
             message["owner"] is None
-            and not (batch and (batch["paused"] or (message["held"] and batch["canary"])))
             and message["due"] <= now
-            and all(self._has_room(key, now) for key in self.keys(message))
+            and not self._is_held_back(message, now)
+            and all(self._has_room(key) for key in self.keys(message))
         )
 
-    def _has_room(self, key: str, now: int) -> bool:
-        flow, limit = self.flows[key], self.limit(key)
-        return (limit is None or flow["in_use"] < limit) and not flow["paused"] and flow["parked_until"] <= now
+    def _is_held_back(self, message: Row, now: int) -> bool:
+        """Its batch or one of its keys lets nothing start, whatever its limits."""
+        batch = self.batches.get(message["batch"] or "")
+        flows = [self.flows[key] for key in self.keys(message)]
+        return (batch is not None and (batch["paused"] or bool(message["held"] and batch["canary"]))) or any(
+            flow["paused"] or flow["parked_until"] > now for flow in flows
+        )
+
+    def _has_room(self, key: str) -> bool:
+        limit = self.limit(key)
+        return limit is None or self.flows[key]["in_use"] < limit
 
     @staticmethod
     def keys(message: Row) -> list[str]:
@@ -201,16 +212,39 @@ class Model:
     def claimed(self, claim: Claim, worker: str, now: int) -> None:
         """A message was leased; every field of the claim has to be what is known of it."""
         assert self.may_start(claim.id, now), claim
-        message = self.messages[claim.id]
         if not self.is_suspect(claim.id):
             assert claim.id == min(self._alike(claim.id, now), key=self._place), claim
             assert self._priority(claim.id) == max(map(self._priority, self._of_key(claim.id, now))), claim
+        self._lease(claim, worker, now, beside=False)
+
+    def claim_one(self, worker: str, id: str, fence: int, now: int) -> bool:
+        """Whether a worker may have this message; if it may not start now, it is due."""
+        message = self.messages[id]
+        if message["owner"] is not None or message["fence"] != fence:
+            return message["owner"] == worker and message["fence"] == fence + 1
+        if held_back := self._is_held_back(message, now):
+            message["due"] = 0
+        return not held_back
+
+    def claimed_one(self, claim: Claim, worker: str, now: int) -> None:
+        """One message was leased, or its claim was asked for again."""
+        if self.messages[claim.id]["fence"] == claim.fence:
+            self._check(claim)
+        else:
+            self._lease(claim, worker, now, beside=True)
+
+    def _lease(self, claim: Claim, worker: str, now: int, *, beside: bool) -> None:
+        message = self.messages[claim.id]
         self._use(message, 1)
-        message["owner"] = worker
+        message.update(owner=worker, beside=beside)
         self._wait(message, "")
         assert claim.fence > message["fence"]
         message["fence"] = claim.fence
         self._apply_arrivals(claim.id, now)
+        self._check(claim)
+
+    def _check(self, claim: Claim) -> None:
+        message = self.messages[claim.id]
         found = (claim.destination, claim.batch, claim.number, claim.failures, claim.losses)
         assert found == tuple(message[name] for name in ("destination", "batch", "number", "failures", "losses"))
         assert list(claim.journal) == self.journal(message)
@@ -552,7 +586,7 @@ class Model:
 
     def expire(self, worker: str, now: int) -> int:
         held = [id for id, message in self.messages.items() if message["owner"] == worker]
-        alone = {id for id in held if self.is_suspect(id)}
+        alone = {id for id in held if self._is_alone(id)}
         for id in held:
             self._take_back(id, now, lost=not alone or id in alone)
         return len(held)

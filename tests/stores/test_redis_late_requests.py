@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from batchflow.core import settlement
 from batchflow.core.message import Claim
 from batchflow.errors import StoreUnavailable
-from tests.conformance.scene import Scene, message, names, ran
+from tests.conformance.scene import Scene, message, names, ran, renewed
 from tests.stores.redis_server import Server, served
 from tests.stores.test_redis import opened
 
@@ -68,6 +68,29 @@ async def test_a_late_claim_takes_nothing_of_what_came_later(server: Server) -> 
         await client.arrive()
         assert (await scene.flow()).in_use == 0
         assert names(await scene.claim()) == ["a"]
+    await client.aclose()
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+async def test_a_late_claim_by_name_is_asked_for_again_or_given_back(server: Server, repeated: bool) -> None:
+    """The next claim after a heartbeat finds what the worker has without knowing."""
+    client = Belated(port=server.port)
+    async with opened(client) as scene:
+        await scene.suspend(await scene.leased("a"), until=scene.now + 3_600_000)
+        client.losing = True
+        with pytest.raises(StoreUnavailable):
+            await scene.store.claim_one("w1", "a", 1)
+        await client.arrive()
+        assert (await scene.flow()).in_use == 1
+        if repeated:
+            (claim,) = (await scene.store.claim_one("w1", "a", 1)).claims
+            assert await renewed(scene.store)
+            assert await scene.claim() == []
+        else:
+            assert await renewed(scene.store)
+            claim = await scene.claim_one("a")
+        assert claim.losses == 0
+        assert not (await scene.done(claim)).stale
     await client.aclose()
 
 

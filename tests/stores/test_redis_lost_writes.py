@@ -80,6 +80,24 @@ async def test_what_is_claimed_again_by_the_same_worker_stays_in_its_hand(server
         assert not (await scene.done(second)).stale
 
 
+async def test_what_is_claimed_by_name_stays_in_its_hand(server: Server) -> None:
+    """Whether the worker claims others before, at the same moment, or after it."""
+    Memory(server)
+    async with opened(server.url) as scene:
+        await scene.publish("a", "b")
+        for claim in await scene.claim():
+            await scene.suspend(claim, until=scene.now + 3_600_000)
+        assert await renewed(scene.store)
+        _, first = await asyncio.gather(scene.claim(), scene.store.claim_one("w1", "a", 1))
+        assert await renewed(scene.store)
+        second, _ = await asyncio.gather(scene.store.claim_one("w1", "b", 1), scene.claim())
+        assert await renewed(scene.store)
+        assert await scene.claim() == []
+        for claim in (*first.claims, *second.claims):
+            assert not (await scene.done(claim)).stale
+        assert [await scene.store.run(id) for id in ("a", "b")] == [None, None]
+
+
 async def test_a_batch_ends_on_a_server_that_has_lost_ends(server: Server) -> None:
     """As soon as the worker has its connection again, it asks for what it had: nothing waits for its lease."""
     memory = Memory(server)

@@ -167,6 +167,20 @@ class StoreMachine(RuleBasedStateMachine):
     def claim(self, worker: str, limit: int) -> None:
         self._claim(worker, limit)
 
+    @precondition(lambda self: self.model.messages)
+    @rule(data=st.data(), worker=WORKERS, age=st.sampled_from([0, 0, 0, 1, 2]), times=st.integers(1, 2))
+    def claim_one(self, data: st.DataObject, worker: str, age: int, times: int) -> None:
+        """Whatever its due time and its limits; with the fence before the latest, what the worker holds."""
+        id = data.draw(st.sampled_from(sorted(self.model.messages)))
+        fence = self.model.messages[id]["fence"] - age
+        for _ in range(times):
+            leases = self.model.claim_one(worker, id, fence, self.now)
+            claims = self.do("claim_one", worker, id, fence).claims
+            assert [claim.id for claim in claims] == [id] * leases
+            for claim in claims:
+                self.model.claimed_one(claim, worker, self.now)
+                self.claims.append(claim)
+
     @rule(worker=WORKERS, ending=ENDINGS, users=USERS, more=st.booleans())
     def work(self, worker: str, ending: Ending, users: list[str], more: bool) -> None:
         """All that is due is claimed and ends alike."""
