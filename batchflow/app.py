@@ -547,12 +547,11 @@ class Batchflow:
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """The dead letters of the store: search, groups, resume, restart, callback, delete.
+        """The dead letters of the app: search, groups, resume, restart, callback, delete.
 
         page = await flow.dead_letters.list(workflow="welcome")
         await flow.dead_letters.resume(group=page.letters[0].fingerprint, canary=5)
         """
-        self._refuse_on_qstash("dead letters")
         return DeadLetters(self.engine)
 
     @property

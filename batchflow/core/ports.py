@@ -11,7 +11,9 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 from batchflow.core.batch import Failure
 from batchflow.core.breaker import BreakerChange
 from batchflow.core.codec import SizeLimit
+from batchflow.core.dead_letters import DeadLetter, DeadLetterGroup, DeadLetterQuery
 from batchflow.core.expected_data import ExpectedData
+from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, Message
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
@@ -418,6 +420,52 @@ class Recorder(Protocol):
         ...
 
 
+DeadLetterPosition: TypeAlias = tuple[int, str]
+"""The position after a page of dead letters: a time in ms and an id, or what a `DeadLetterStore` takes for them."""
+
+
+class DeadLetterStore(Protocol):
+    """The dead letters of an app, as operators search and redrive them: those of its store, or of QStash."""
+
+    async def find(self, id: str) -> DeadLetter | None:
+        """A dead letter, whole; None if it does not exist, or no longer."""
+        ...
+
+    async def page(
+        self, query: DeadLetterQuery, limit: int, after: DeadLetterPosition | None
+    ) -> tuple[Sequence[DeadLetter], DeadLetterPosition | None]:
+        """Dead letters that match, the latest first, and the position after them; None if they are the last ones.
+
+        What may be large is not read: they are without bodies, headers, journals and attempts.
+        """
+        ...
+
+    async def groups(self, query: DeadLetterQuery, limit: int) -> Sequence[DeadLetterGroup]:
+        """The dead letters that match by their fingerprint, the `limit` largest groups first."""
+        ...
+
+    async def posts(self, ids: Sequence[str]) -> Sequence[str]:
+        """Those of `ids` that are messages of `batchflow server`."""
+        ...
+
+    async def redrive(
+        self, id: str, *, restart: bool, retry: RetryPolicy | None, flow: FlowControl | None
+    ) -> str | None:
+        """Let a dead letter go on, or with `restart` run from the beginning, as `AdminCommands.redrive` says.
+
+        Returns the id of what runs now, which is that of the dead letter or a new one; None if it cannot go on.
+        """
+        ...
+
+    async def call_failure_again(self, id: str) -> bool:
+        """See `AdminCommands`."""
+        ...
+
+    async def delete(self, id: str) -> bool:
+        """Remove a dead letter; False if it does not exist."""
+        ...
+
+
 class RunClient(RunCommands, Protocol):
     """The engine of served functions, as their triggers and handles use it."""
 
@@ -476,6 +524,11 @@ class Client(RunClient, Commands, Protocol):
     @property
     def admin(self) -> AdminCommands:
         """The commands of an operator; what they make due is claimed at once."""
+        ...
+
+    @property
+    def dead_letters(self) -> DeadLetterStore:
+        """The dead letters of runs and items."""
         ...
 
     @property

@@ -17,6 +17,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.ports import (
     Clock,
+    DeadLetterStore,
     Entropy,
     Handler,
     LogNames,
@@ -45,6 +46,7 @@ from batchflow.engine.push_client import HttpPushClient, PushClient
 from batchflow.engine.push_messages import PUSH_LOG_NAMES, push_handlers
 from batchflow.engine.push_schedules import PushSchedules
 from batchflow.engine.push_settings import PushSettings
+from batchflow.engine.stored_letters import StoredDeadLetters
 from batchflow.engine.threads import AbandonedCall, ThreadPool
 from batchflow.engine.watchers import Watchers
 from batchflow.engine.worker import LEASE_MS, EngineWorker, Maintenance, WorkerLease
@@ -124,6 +126,11 @@ class Engine:
     def admin(self) -> AdminCommands:
         """See the port; the store tells the engine of the change."""
         return self.store
+
+    @property
+    def dead_letters(self) -> DeadLetterStore:
+        """See the port."""
+        return StoredDeadLetters(self.store)
 
     @property
     def flow_keys(self) -> FlowKeyAdmin:

@@ -59,6 +59,7 @@ class Routers:
         self._urls = Urls(self.admin, self.webhooks, app_url=access.app_url, trust_prefix=trust_prefix)
         RunEndpoints(client, self._functions, max_body=limits.max_body).add_routes(self.admin)
         EventEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
+        DeadLetterEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         FlowKeyEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         HealthEndpoints(client, access).add_routes(self.webhooks)
         if deliveries is None:
@@ -73,7 +74,6 @@ class Routers:
         BatchEndpoints(client, workflows).add_routes(self.admin)
         BatchOperations(client, workflows, max_body=max_body).add_routes(self.admin)
         RetryEndpoint(client, workflows, max_body=max_body).add_routes(self.admin)
-        DeadLetterEndpoints(client, max_body=max_body).add_routes(self.admin)
         WorkerEndpoints(client).add_routes(self.admin)
         ScheduleEndpoints(client, schedules, max_body=max_body).add_routes(self.admin)
         WebhookEndpoint(client, max_body=max_body).add_routes(self.webhooks)

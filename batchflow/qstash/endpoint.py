@@ -160,7 +160,7 @@ class WireEndpoint:
             body, until = await self._engine.steps_of(wire_run), headers.get("upstash-message-id")
         started_at = _number(headers, "upstash-workflow-createdat") or now
         with _reading():
-            return read_delivery(body, started_at=started_at, now=now, until=until)
+            return read_delivery(body, started_at=started_at, now=now, until=until, run=wire_run)
 
     async def _deliver(self, request: WireRequest, address: Address, run: DeliveredRun) -> WireAnswer:
         headers, runtime = request.headers, self._engine.runtime
@@ -228,7 +228,7 @@ class WireEndpoint:
         callback = _read_object(body)
         with _reading():
             status, most = int(callback.get("status") or 0), callback.get("maxRetries") or 0
-            record = call_record(identity, callback, self._engine.runtime.clock.now())
+            record = call_record(identity, callback, self._engine.runtime.clock.now(), address.run)
         if 200 <= status < 300 or callback.get("retried", 0) == most:
             await self._engine.submit(address.run, called_submission(address, record))
         return _success(address.run, "fromCallback")

@@ -11,11 +11,13 @@ from batchflow.core.ports import Runtime
 from batchflow.core.run import Step
 from batchflow.core.store import RunReads
 from batchflow.engine.engine import Engine
+from batchflow.engine.stored_letters import StoredDeadLetters
 from batchflow.errors import ConfigurationError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.account_reads import RunsOfAccounts
 from batchflow.qstash.flow_keys import QStashFlowKeys
+from batchflow.qstash.letters import QStashDeadLetters
 from batchflow.qstash.reads import QStashRuns
 from batchflow.qstash.rest import QStashRefused, QStashRest
 from batchflow.serve.app_url import user_headers
@@ -85,6 +87,13 @@ class QStashEngine(Engine):
             for it in self._rests()
         ]
         return reads[0] if len(reads) == 1 else RunsOfAccounts(reads)
+
+    @property
+    def dead_letters(self) -> QStashDeadLetters:
+        """See the port: those of the app's account, and of its store."""
+        routes = [it for it in self._served if self.account_of(it).rest is self.rest and it.startswith("/")]
+        items = StoredDeadLetters(self.store)
+        return QStashDeadLetters(self.rest, self.run_store, routes, self.url_of, self._route_of, items)
 
     @property
     def flow_keys(self) -> QStashFlowKeys:

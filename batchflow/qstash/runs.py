@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from pydantic_core import from_json, to_json
 
-from batchflow.core.dead_letters import DeadLetter, fingerprint_of, status_of
+from batchflow.core.dead_letters import DeadLetter, FailureCall, FailureState, fingerprint_of, status_of
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.run import Run, RunState, Step, StepState, Waiter
@@ -24,6 +24,11 @@ _STATES: Mapping[str, RunState] = MappingProxyType(
 )
 _STEP_STATES: Mapping[str, StepState] = MappingProxyType(
     {"STEP_SUCCESS": "done", "STEP_FAILED": "failed", "STEP_CANCELED": "cancelled"}
+)
+
+
+_CALL_STATES: Mapping[str, FailureState] = MappingProxyType(
+    {"CALLBACK_INPROGRESS": "in_progress", "CALLBACK_SUCCESS": "succeeded", "CALLBACK_FAIL": "failed"}
 )
 
 
@@ -143,6 +148,21 @@ class ShownWaiter(Shown):
         return Waiter(own_id(runs[0][0]) if runs else "", "", 0, until)
 
 
+class ShownFailureCall(Shown):
+    """The call of the failure function of an entry of the DLQ."""
+
+    state: str = ""
+    response_body: str = ""
+
+    def to_call(self, at: int) -> FailureCall | None:
+        """The call as batchflow has it; None for one that was cancelled."""
+        state = _CALL_STATES.get(self.state)
+        if state is None:
+            return None
+        result = _result(self.response_body) if state == "succeeded" else None
+        return FailureCall(state, at, result, _error(self.response_body) if state == "failed" else None)
+
+
 class ShownLetter(Shown):
     """An entry of the workflow DLQ."""
 
@@ -152,37 +172,56 @@ class ShownLetter(Shown):
     workflow_url: str | None = None
     workflow_created_at: int = 0
     header: Mapping[str, Sequence[str]] = {}
-    body: str = ""
     label: str | None = None
     flow_control_key: str | None = None
     max_retries: int = 0
     created_at: int = 0
+    response_status: int = 0
     response_body: str = ""
+    failure_callback_info: ShownFailureCall | None = None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Its headers, with names in lower case."""
+        return {name.lower(): values[0] for name, values in self.header.items() if values}
+
+    @property
+    def died_at(self) -> int:
+        """The time in ms of its failure, with which ids of hosted QStash begin; else that of its last message."""
+        time, _, rest = self.dlq_id.partition("-")
+        return int(time) if rest and time.isascii() and time.isdigit() else self.created_at
 
     def to_letter(self, route_of: RouteOf) -> DeadLetter:
-        """The dead letter as batchflow has it; QStash shows no steps."""
+        """The dead letter as batchflow has it; QStash shows neither steps nor the number of attempts."""
         error = _error(self.response_body)
+        attempts = 1 if self.response_status == 489 else self.max_retries + 1
         message = Message(
             id=own_id(self.workflow_run_id or self.dlq_id),
             destination=route_of(self.workflow_url or self.url),
             flow=FlowControl(key=self.flow_control_key or "qstash"),
-            body=self.body or "null",
-            headers={name: values[0] for name, values in self.header.items() if values},
             label=self.label,
         )
         return DeadLetter(
             message=message,
             error=error,
-            failures=self.max_retries + 1,
+            failures=attempts,
             losses=0,
             created_at=self.workflow_created_at or self.created_at,
             started_at=self.workflow_created_at or None,
-            died_at=self.created_at,
-            attempts=self.max_retries + 1,
+            died_at=self.died_at,
+            attempts=attempts,
             status=status_of(error),
             fingerprint=fingerprint_of(error),
             label=self.label,
+            failure=None if (call := self.failure_callback_info) is None else call.to_call(self.died_at),
         )
+
+
+class LettersPage(Shown):
+    """A page of entries of the workflow DLQ, the latest first."""
+
+    messages: tuple[ShownLetter, ...] = ()
+    cursor: str | None = None
 
 
 class ShownFailureCallback(Shown):
@@ -234,3 +273,12 @@ def _error(body: str) -> str:
             return f"{line}\n{stack}" if stack else line
         case _:
             return body
+
+
+def _result(body: str) -> str | None:
+    """The value that a failure function has returned, as JSON text; None if the body is not the answer of one."""
+    try:
+        answer: Any = from_json(body)
+    except ValueError:
+        return None
+    return to_json(answer["result"]).decode() if isinstance(answer, dict) and "result" in answer else None

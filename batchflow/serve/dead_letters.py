@@ -9,7 +9,7 @@ from typing import NamedTuple, Unpack
 from batchflow.core.dead_letters import DeadLetter, DeadLetterGroup, DeadLetterQuery
 from batchflow.core.flow import FlowControl
 from batchflow.core.ids import parse_item_run_id
-from batchflow.core.ports import Client
+from batchflow.core.ports import Client, DeadLetterPosition
 from batchflow.core.posts import PUSH_DESTINATION
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import InputError, NotFoundError
@@ -52,14 +52,16 @@ class DeadLetterOptions(NamedTuple):
 class DeadLetterResult:
     """The result of a command for dead letters.
 
-    `count` is the number that it was carried out for, `ids` are the first 1,000 of these. `refused` are the first 1,000
-    of those that it was not: they were not dead letters any more, a retry of their batch has started their item, the
-    batch is being cancelled, or they are posts: messages of `batchflow server`, of which there are `posts`. `failed`
-    are those of a canary that have failed again, and because of which the others were left alone.
+    `count` is the number that it was carried out for, `ids` are the first 1,000 of these. `run_ids`, after a resume or
+    a restart, are the ids of what runs now, in the same order: on QStash a run goes on under a new id. `refused` are
+    the first 1,000 of those that it was not: they were not dead letters any more, a retry of their batch has started
+    their item, the batch is being cancelled, or they are posts: messages of `batchflow server`, of which there are
+    `posts`. `failed` are those of a canary that have failed again, and because of which the others were left alone.
     """
 
     count: int = 0
     ids: list[str] = field(default_factory=list[str])
+    run_ids: list[str] = field(default_factory=list[str])
     refused: list[str] = field(default_factory=list[str])
     failed: list[str] = field(default_factory=list[str])
     next_cursor: str | None = None
@@ -70,12 +72,14 @@ class DeadLetterResult:
         """A sentence on the posts among those that were refused; None if there are none."""
         return f"{POSTS_ADVICE} ({self.posts:,} left alone)" if self.posts else None
 
-    def add(self, id: str, done: bool) -> None:
-        """Add one of them."""
-        self.count += done
+    def add(self, id: str, done: str | bool | None) -> None:
+        """Add one of them; `done` may be the id of what runs now."""
+        self.count += bool(done)
         named = self.ids if done else self.refused
         if len(named) < _KEPT_IDS:
             named.append(id)
+            if isinstance(done, str):
+                self.run_ids.append(done)
 
     def leave(self, posts: Sequence[str]) -> None:
         """Add posts that are left alone."""
@@ -92,17 +96,17 @@ POSTS_ADVICE = (
 
 
 class _Command(NamedTuple):
-    """A command: `act` carries it out for an id, and returns False if that is impossible.
+    """A command: `act` carries it out for an id, and returns False or None if that is impossible.
 
     With `leaves_posts` it is not for posts: what has ended with one, such as its run, does not go on with it.
     """
 
-    act: Callable[[str], Awaitable[bool]]
+    act: Callable[[str], Awaitable[str | bool | None]]
     leaves_posts: bool = False
 
 
 class DeadLetters:
-    """The dead letters of the app's store, as `flow.dead_letters`.
+    """The dead letters of the app, as `flow.dead_letters`: those of its store, and of its QStash if it has one.
 
         page = await flow.dead_letters.list(workflow="welcome", status=500)
         await flow.dead_letters.resume(page.letters[0].id)
@@ -115,6 +119,7 @@ class DeadLetters:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._letters = client.dead_letters
 
     async def get(self, id: str) -> DeadLetter:
         """A dead letter, whole.
@@ -122,7 +127,7 @@ class DeadLetters:
         Raises:
             NotFoundError: there is no such dead letter.
         """
-        found = await self._client.store.dead_letter(valid_id(id))
+        found = await self._letters.find(valid_id(id))
         if found is None:
             raise NotFoundError(
                 f"there is no dead letter '{id}'; it was resumed or deleted, or retention has removed it"
@@ -148,7 +153,7 @@ class DeadLetters:
             InputError: a part of the filter or the limit is not valid.
         """
         _check_limit(limit)
-        return await self._client.store.dead_letter_groups(parse_filter(filter, "groups"), limit)
+        return await self._letters.groups(parse_filter(filter, "groups"), limit)
 
     async def resume(
         self,
@@ -186,12 +191,12 @@ class DeadLetters:
 
     async def callback(self, *ids: str, all: bool = False, **filter: Unpack[DeadLetterFilter]) -> DeadLetterResult:
         """Call their failure functions or URLs again; `refused` are those without one, or whose call has not ended."""
-        command = _Command(self._client.admin.call_failure_again)
+        command = _Command(self._letters.call_failure_again)
         return await self._act(command, select(ids, all, filter, "callback"), DeadLetterResult())
 
     async def delete(self, *ids: str, all: bool = False, **filter: Unpack[DeadLetterFilter]) -> DeadLetterResult:
         """Remove them, which cannot be undone; their items stay failed."""
-        command = _Command(self._client.admin.delete_dead_letter)
+        command = _Command(self._letters.delete)
         return await self._act(command, select(ids, all, filter, "delete"), DeadLetterResult())
 
     async def act_on_page(
@@ -219,19 +224,18 @@ class DeadLetters:
         return result
 
     def _command(self, command: str, options: DeadLetterOptions) -> _Command:
-        admin = self._client.admin
         match command:
             case "resume" | "restart":
                 return self._redriving(options, restart=command == "restart")
             case "callback":
-                return _Command(admin.call_failure_again)
+                return _Command(self._letters.call_failure_again)
             case _:
-                return _Command(admin.delete_dead_letter)
+                return _Command(self._letters.delete)
 
     def _redriving(self, options: DeadLetterOptions, *, restart: bool) -> _Command:
         retry = None if options.retries is None else RetryPolicy(retries=_retries(options.retries))
         flow = require_key(options.flow_control)
-        return _Command(partial(self._client.admin.redrive, restart=restart, retry=retry, flow=flow), leaves_posts=True)
+        return _Command(partial(self._letters.redrive, restart=restart, retry=retry, flow=flow), leaves_posts=True)
 
     async def _redrive(
         self, selection: DeadLetterSelection, options: DeadLetterOptions, canary: int | None, *, restart: bool
@@ -245,7 +249,7 @@ class DeadLetters:
         selection = selection.until(self._client.now() + 1)
         first = await self._first(canary, command, selection)
         await self._act_on(command, first, result)
-        ended = await asyncio.gather(*map(self._succeeded, result.ids))
+        ended = await asyncio.gather(*map(self._succeeded, result.run_ids))
         result.failed = [id for id, succeeded in zip(result.ids, ended, strict=True) if not succeeded]
         return result if result.failed else await self._act(command, selection.without(first), result)
 
@@ -278,45 +282,35 @@ class DeadLetters:
         if selection.ids is not None:
             for start in range(0, len(selection.ids), size):
                 ids = selection.ids[start : start + size]
-                posts: Sequence[str] = await self._posts(ids) if command.leaves_posts else ()
+                posts: Sequence[str] = await self._letters.posts(ids) if command.leaves_posts else ()
                 result.leave(posts)
                 yield [id for id in ids if id not in posts]
             return
-        before: tuple[int, str] | None = None
-        while found := await self._client.store.dead_letters(selection.query, size, before):
-            before = found[-1].died_at, found[-1].id
+        after: DeadLetterPosition | None = None
+        while True:
+            found, after = await self._letters.page(selection.query, size, after)
             yield _chosen(command, [it for it in found if it.id not in selection.left_out], result)
-
-    async def _posts(self, ids: Sequence[str]) -> Sequence[str]:
-        """The posts among dead letters."""
-        posts: list[str] = []
-        # One after the other: their bodies may be large.
-        for id in ids:
-            letter = await self._client.store.dead_letter(id)
-            if letter is not None and is_post(letter):
-                posts.append(id)
-        return posts
+            if after is None:
+                return
 
     async def _page(self, query: DeadLetterQuery, cursor: str | None, limit: int) -> DeadLetterPage:
-        before = None if cursor is None else read_cursor(cursor)
-        found = await self._client.store.dead_letters(query, limit + 1, before)
-        last = found[limit - 1] if len(found) > limit else None
-        return DeadLetterPage(letters=found[:limit], next_cursor=last and f"{last.died_at}.{last.id}")
+        found, after = await self._letters.page(query, limit, None if cursor is None else read_cursor(cursor))
+        return DeadLetterPage(letters=found, next_cursor=after and f"{after[0]}.{after[1]}")
 
     async def _succeeded(self, id: str) -> bool:
         """Wait for the end of a redriven message; False if it has failed again."""
 
         async def look() -> bool | None:
-            store = self._client.store
-            if await store.dead_letter(id) is not None:
+            if await self._letters.find(id) is not None:
                 return False
-            run = await store.run(id)
+            item = parse_item_run_id(id)
+            run = await (self._client.run_store if item is None else self._client.store).run(id)
             if run is not None:
                 return None if run.state in ("waiting", "running") else run.state == "completed"
             # The run of an item that has succeeded is not kept, nor is a call.
-            if (item := parse_item_run_id(id)) is None:
+            if item is None:
                 return True
-            found = await store.items(item[0], after=item[1] - 1, limit=1, results=False)
+            found = await self._client.store.items(item[0], after=item[1] - 1, limit=1, results=False)
             return bool(found) and found[0].number == item[1] and found[0].state == "succeeded"
 
         return bool(await self._client.ended(id, look, None))

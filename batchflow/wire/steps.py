@@ -1,7 +1,7 @@
 """The steps of a workflow run as JSON: what a delivery to an endpoint carries, and what the endpoint submits.
 
-https://upstash.com/docs/workflow has the protocol. The fields `at`, `due` and `error` are batchflow's own: engines keep
-what an endpoint submits byte for byte, so that every engine of the protocol carries them.
+https://upstash.com/docs/workflow has the protocol. The fields `at`, `due`, `error` and `run` are batchflow's own:
+engines keep what an endpoint submits byte for byte, so that every engine of the protocol carries them.
 """
 
 from base64 import b64decode
@@ -54,8 +54,13 @@ class DeliveredRun(NamedTuple):
         return f"DeliveredRun({len(self.journal)} steps, target={self.target})"
 
 
-def read_delivery(body: bytes, *, started_at: int, now: int, until: str | None = None) -> DeliveredRun:
+def read_delivery(
+    body: bytes, *, started_at: int, now: int, until: str | None = None, run: str | None = None
+) -> DeliveredRun:
     """Read the array of a delivery; with `until` only up to the entry of this message, as after a lazy fetch.
+
+    `run` is the id of the run: one that was resumed begins with the entries of the run that has failed. If the failure
+    of a step is the last of them, that step is executed again, as if its plan were delivered.
 
     The time of an outcome that has none is that of the one before it, first `started_at`. A sleep whose plan is
     delivered is due.
@@ -69,10 +74,15 @@ def read_delivery(body: bytes, *, started_at: int, now: int, until: str | None =
     steps: dict[int, Step] = {}
     seen: set[tuple[int, int]] = set()
     at, target, concurrent, due, is_repeated = started_at, 0, 1, 0, False
-    for place, entry in enumerate(entries[1:], 2):
-        record = _read_record(entry)
+    records = [_read_record(entry) for entry in entries[1:]]
+    latest = {_number(it, "stepId"): place for place, it in enumerate(records, 2) if not it.get("targetStep")}
+    for place, record in enumerate(records, 2):
         number, target = _number(record, "stepId"), _number(record, "targetStep")
         concurrent, due = _number(record, "concurrent"), _due(record)
+        if run is not None and record.get("run", run) != run and (place == len(entries) or place < latest[number]):
+            # Of the run that has failed; later entries may have the outcome of the other attempt.
+            target, is_repeated = number, False
+            continue
         is_repeated = (number, target) in seen
         seen.add((number, target))
         if target:
@@ -99,8 +109,11 @@ def plan_record(step: Step, concurrent: int) -> str:
     return to_json(plan).decode()
 
 
-def outcome_record(step: Step, concurrent: int, *, type: str | None = None) -> str:
-    """The JSON of an executed step's outcome, or of a sleep; `type` is its step type, by default that of its kind."""
+def outcome_record(step: Step, concurrent: int, *, type: str | None = None, run: str | None = None) -> str:
+    """The JSON of an executed step's outcome, or of a sleep; `type` is its step type, by default that of its kind.
+
+    A failure belongs to `run`: see `read_delivery`.
+    """
     if step.kind == "sleep":
         sleep = {**_sleep_fields(step), "concurrent": concurrent, "due": step.due}
         return to_json({**_identity(step, type), **sleep}).decode()
@@ -108,7 +121,7 @@ def outcome_record(step: Step, concurrent: int, *, type: str | None = None) -> s
     if step.failures:
         outcome["failures"] = step.failures
     if step.state == "failed":
-        outcome["error"] = step.error or ""
+        outcome |= {"error": step.error or "", "run": run}
     return to_json({**_identity(step, type), **outcome}).decode()
 
 
@@ -120,16 +133,21 @@ def waiting_record(step: Step, concurrent: int, *, type: str | None = None) -> d
     return {"stepId": number, "stepType": kind, "stepName": name, "concurrent": concurrent}
 
 
-def call_record(identity: Mapping[str, Any], callback: Mapping[str, Any], at: int) -> str:
-    """The JSON of the outcome of a call, whose callback has this JSON."""
+def call_record(identity: Mapping[str, Any], callback: Mapping[str, Any], at: int, run: str | None = None) -> str:
+    """The JSON of the outcome of a call, whose callback has this JSON.
+
+    A failure belongs to `run`: see `read_delivery`.
+    """
     body = Body.of(b64decode(callback.get("body") or ""))
     headers: Any = callback.get("header") or {}
     answer = {"status": callback.get("status"), "body": body.text, "header": headers}
     if body.base64:
         answer["base64"] = True
-    concurrent = identity["concurrent"]
-    record = {name: identity[name] for name in ("stepId", "stepName", "stepType")}
-    return to_json({**record, "out": to_json(answer).decode(), "concurrent": concurrent, "at": at}).decode()
+    record: dict[str, Any] = {name: identity[name] for name in ("stepId", "stepName", "stepType")}
+    record |= {"out": to_json(answer).decode(), "concurrent": identity["concurrent"], "at": at}
+    if answer["status"] in _NO_ANSWER and not headers:
+        record["run"] = run
+    return to_json(record).decode()
 
 
 def _identity(step: Step, type: str | None, number: int | None = None) -> dict[str, Any]:

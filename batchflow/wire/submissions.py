@@ -123,7 +123,7 @@ def batch_submission(items: Sequence[Mapping[str, Any]]) -> Submission:
 
 def outcome_submission(address: Address, step: Step, concurrent: int, *, type: str | None = None) -> Submission:
     """The request of the outcome of a step."""
-    record = outcome_record(step, concurrent, type=type)
+    record = outcome_record(step, concurrent, type=type, run=address.run)
     return batch_submission([_item(address.url, {**run_headers(address), **_POST}, record)])
 
 

@@ -97,6 +97,11 @@ class WireStage:
         """Deliver what is due, jump to what is due next, and so on."""
         await drive(self.qstash, self.clock, until=None if ms is None else self.clock.now() + ms)
 
+    def console(self) -> httpx.AsyncClient:
+        """A client of QStash, with the token of the app."""
+        headers = {"authorization": f"Bearer {self.token}"}
+        return httpx.AsyncClient(transport=self.transport, base_url="http://qstash.test", headers=headers)
+
     def operator(self) -> httpx.AsyncClient:
         """A client of the app on its own machine."""
         assert self.client.app is not None

@@ -170,6 +170,7 @@ class DeadLetterGroupList(ApiModel):
 class DeadLetterResponse(ApiModel):
     """The dead letters that a command was carried out for: `count` of them.
 
+    `runIds`, after a resume or a restart, are the ids of what runs now: on QStash runs go on under new ids.
     `refused` are those that it was not: they were not dead letters any more, a retry of their batch has started their
     item, their batch is being cancelled, they have no failure function, or they are messages of `batchflow server`:
     then `advice` says how these are delivered again. With a filter `nextCursor` is the `cursor` of the next page; null
@@ -180,6 +181,7 @@ class DeadLetterResponse(ApiModel):
     success: Literal[True] = True
     count: int
     dlq_ids: list[str]
+    run_ids: list[str]
     refused: list[str]
     failed: list[str]
     advice: str | None
@@ -191,6 +193,7 @@ class DeadLetterResponse(ApiModel):
         return cls(
             count=result.count,
             dlq_ids=result.ids,
+            run_ids=result.run_ids,
             refused=result.refused,
             failed=result.failed,
             advice=result.advice,
