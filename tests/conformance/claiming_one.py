@@ -54,8 +54,9 @@ class ClaimOneCases(Cases):
         (claim,) = await claim_one(scene, "a", fence)
         assert claim == Claim("a", fence + 1, "work", '"a"', started_at=claim.started_at)
         assert (await scene.run("a")).state == "running"
-        scene.clock.advance(f"{HOUR_MS}ms")
         assert await scene.next_due() is None
+        scene.clock.advance(f"{HOUR_MS}ms")
+        assert await scene.claim() == []
         assert not (await scene.done(claim)).stale
         assert await scene.store.run("a") is None
 
@@ -257,12 +258,20 @@ class ClaimOneCases(Cases):
                 await scene.store.settle(settlement.retry(other, scene.now + HOUR_MS, "Boom: no"))
             case _:
                 await scene.store.settle(settlement.parked(other, scene.now + 5_000, "RateLimited: later"))
-        assert await claim_one(scene, one.id, fence) == []
-        assert await claim_one(scene, one.id, fence) == []
+        for _ in range(2):
+            assert await claim_one(scene, one.id, fence) == []
+        assert (await scene.run(one.id)).due_at is None
         assert await scene.items() == []
         scene.clock.advance("5s")
         await scene.store.resume_batch("bat_a")
         assert one.item in [it.item for it in await scene.items()]
+
+    async def test_claim_one_leases_what_a_pause_holds_back_no_more(self, scene: Scene) -> None:
+        """As soon as the pause of its key has ended by itself."""
+        fence = await handed_over(scene)
+        await scene.store.pause("free", scene.now + 5_000)
+        scene.clock.advance("5s")
+        assert len(await claim_one(scene, "a", fence)) == 1
 
     async def test_claim_one_makes_due_what_is_held_back(self, scene: Scene) -> None:
         """Until the walk has ended, or a canary is approved; that of a batch that is cancelled is not leased at all."""
