@@ -1,7 +1,7 @@
 """The ports through which `serve` and `batch` reach stores, the engine, time and randomness, without importing them."""
 
 import builtins
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -477,6 +477,12 @@ class RunClient(RunCommands, Protocol):
     @property
     def replaces_ended_runs(self) -> bool:
         """True if the id of a run that has ended may be used again, although the run can still be read."""
+        ...
+
+    def check_run(
+        self, flow: FlowControl, retry: RetryPolicy | None, label: str | None, headers: Mapping[str, str]
+    ) -> None:
+        """Raise `ConfigurationError` for an option of a run that this engine does not keep as it is."""
         ...
 
     @property

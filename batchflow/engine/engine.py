@@ -27,6 +27,7 @@ from batchflow.core.ports import (
     StepOverride,
 )
 from batchflow.core.posts import PUSH_SCHEDULE_DESTINATION
+from batchflow.core.retry import RetryPolicy
 from batchflow.core.schedule import ScheduledStart
 from batchflow.core.settlement import Notice
 from batchflow.core.store import AdminCommands, FlowKeyAdmin, Ledger, RunReads, Store
@@ -121,6 +122,11 @@ class Engine:
     def replaces_ended_runs(self) -> bool:
         """See the port."""
         return False
+
+    def check_run(
+        self, flow: FlowControl, retry: RetryPolicy | None, label: str | None, headers: Mapping[str, str]
+    ) -> None:
+        """See the port: it keeps all of them."""
 
     @property
     def admin(self) -> AdminCommands:

@@ -20,11 +20,11 @@ from batchflow.core.settlement import Settlement
 from batchflow.errors import InputError, NotFoundError, StoreError
 from batchflow.qstash.receiver import Receiver
 from batchflow.qstash.recorder import Submitter, WireRecorder
+from batchflow.qstash.run_options import LONGEST_RETRY_WAIT_MS, user_headers
 from batchflow.qstash.runs import ShownFailureCallback
 from batchflow.serve.endpoint import Endpoint
 from batchflow.serve.failure_functions import FAILURE_FUNCTION_STEP
 from batchflow.wire.envelope import HeaderPairs
-from batchflow.wire.headers import NOT_FORWARDED
 from batchflow.wire.signature import SIGNATURE
 from batchflow.wire.steps import DeliveredRun, call_record, read_delivery
 from batchflow.wire.submissions import (
@@ -45,7 +45,6 @@ FAILURE = "upstash-workflow-failure-callback"
 OF_QSTASH = frozenset({VERSION, UNKNOWN_SDK, CALLBACK, FAILURE})
 """Headers of which each request of QStash about a run has one."""
 
-_OWN = ("upstash-", "x-vercel-", "x-forwarded-", "cf-", "cdn-loop", "render-proxy-ttl")
 _ANSWERED: Mapping[str, str] = MappingProxyType(
     {"Upstash-Workflow-Sdk-Version": PROTOCOL, "Upstash-workflow-sdk": "v1.3.0", "Content-Type": "application/json"}
 )
@@ -306,16 +305,6 @@ def waits_for_retry(settlement: Settlement) -> bool:
     return any(step.state == "pending" and step.failures for step in settlement.steps)
 
 
-def user_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a delivery that the trigger has set: without those of QStash, of HTTP and of proxies."""
-    return {
-        name: value for name, value in headers.items() if not name.startswith(_OWN) and name not in _NOT_OF_TRIGGERS
-    }
-
-
-_NOT_OF_TRIGGERS = NOT_FORWARDED | {"content-type", "user-agent", "accept"}
-
-
 def _success(run: str, condition: str = "success") -> WireAnswer:
     return WireAnswer(200, _ANSWERED, to_json({"workflowRunId": run, "finishCondition": condition}))
 
@@ -329,14 +318,19 @@ def _retry_answer(settlement: Settlement, now: int) -> WireAnswer:
     """Ask for another delivery when the settlement wants it: QStash knows whole seconds."""
     error = settlement.error or (settlement.failures[-1].message if settlement.failures else "")
     response = FailureResponse.of_error(429 if settlement.ending == "parked" else 500, error)
-    return _failure(response, **{"Retry-After": str(max(0, -(-(settlement.due - now) // 1000)))})
+    wait = min(max(0, settlement.due - now), LONGEST_RETRY_WAIT_MS)
+    return _failure(response, **{"Retry-After": str(-(-wait // 1000))})
 
 
 def _policy(policy: RetryPolicy, headers: Mapping[str, str]) -> RetryPolicy:
-    """The policy of a run: its trigger may have set other retries than those of the function."""
+    """The policy of a run: its trigger may have set other retries and waits than those of the function."""
     if "upstash-max-retries" not in headers:
         return policy
-    return RetryPolicy.of(retries=_number(headers, "upstash-max-retries"), default=policy)
+    retries, delay = _number(headers, "upstash-max-retries"), headers.get("upstash-retry-delay")
+    if delay in (None, policy.expression()):
+        return RetryPolicy.of(retries=retries, default=policy)
+    with _reading():
+        return RetryPolicy(retries=retries, delay=delay, cap="24h", jitter=policy.jitter)
 
 
 @contextmanager

@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from batchflow.core.dead_letters import DeadLetter
+from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.ports import Runtime
+from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
 from batchflow.core.store import RunReads
 from batchflow.engine.engine import Engine
@@ -20,9 +22,11 @@ from batchflow.qstash.flow_keys import QStashFlowKeys
 from batchflow.qstash.letters import QStashDeadLetters
 from batchflow.qstash.reads import QStashRuns
 from batchflow.qstash.rest import QStashRefused, QStashRest
+from batchflow.qstash.run_options import check_run_options
 from batchflow.serve.app_url import user_headers
 from batchflow.serve.endpoint import Endpoint
 from batchflow.wire.submissions import (
+    DEFAULT_WAITS,
     Address,
     RunSettings,
     Submission,
@@ -109,6 +113,12 @@ class QStashEngine(Engine):
     def is_durable(self) -> bool:
         """See the engine: they live in QStash."""
         return True
+
+    def check_run(
+        self, flow: FlowControl, retry: RetryPolicy | None, label: str | None, headers: Mapping[str, str]
+    ) -> None:
+        """See the port."""
+        check_run_options(flow, retry, label, headers)
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         """See the port. Runs of served functions are started in QStash, all or none."""
@@ -240,11 +250,14 @@ class QStashEngine(Engine):
 
     def _settings(self, message: Message) -> RunSettings:
         endpoint = self._served[message.destination]
+        retry = message.retry or endpoint.retry
+        delays = {it.expression() for it in (retry, endpoint.retry)}
         return RunSettings(
             headers=user_headers(message.headers),
             label=message.label,
             not_before=message.not_before,
-            retry=message.retry or endpoint.retry,
+            retry=retry,
+            retry_delay=None if delays == {DEFAULT_WAITS} else retry.expression(),
             flow=message.flow,
             failure_url=endpoint.failure_url,
         )

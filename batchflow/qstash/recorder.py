@@ -10,7 +10,9 @@ from batchflow.core.ports import Clock, Entropy, Plan, RecordResult
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
 from batchflow.core.settlement import AcceptWebhook, Effect, Listen, Notify, Publish
+from batchflow.errors import ConfigurationError
 from batchflow.qstash.rest import QStashRefused
+from batchflow.qstash.run_options import check_run_options
 from batchflow.serve.failure import retry_at
 from batchflow.wire.steps import DeliveredRun
 from batchflow.wire.submissions import (
@@ -117,6 +119,10 @@ class WireRecorder:
             case (Publish((message,)),) if message.destination == CALL_DESTINATION:
                 request = call_request_codec().decode(message.body)
                 retry = message.retry or _ONE_ATTEMPT
+                try:
+                    check_run_options(message.flow, retry, None, {})
+                except ConfigurationError as error:
+                    raise QStashRefused(str(error)) from error
                 return await self._submitted(
                     call_submission(self._address, step, self._concurrent, request, retry, message.flow)
                 )

@@ -80,6 +80,8 @@ def serve_function(
     payload, result = _payload_codec(function), Codec.of_result(function)
     name = route.strip("/").replace("/", ".")
 
+    flow = (flow_control or FlowControl()).with_default_key(name)
+    client.check_run(flow, retry, label, {})
     limit, where = client.limit, f"the result of '{name}'"
 
     async def handler(ctx: WorkflowContext[Any]) -> str:
@@ -111,7 +113,7 @@ def serve_function(
         name=name,
         function=handler,
         payload=read,
-        flow=(flow_control or FlowControl()).with_default_key(name),
+        flow=flow,
         retry=retry,
         timeout_ms=timeout_ms or DEFAULT_TIMEOUT_MS,
         verbose=verbose,

@@ -205,16 +205,18 @@ class ServedFunction(Generic[Payload, Result]):
         options.reject(self.title, "that is a batch's, and this is a function", *of_batches)
         not_before = start_time(options.delay, options.not_before, self.client.now(), check_era=True)
         retry = run_retry_policy(self.endpoint, options.retries, options.retry_delay)
+        flow, label = options.flow_control or self.endpoint.flow, options.label or self.label
+        self.client.check_run(flow, retry, label, options.headers)
         child = Message(
             id=link.id,
             destination=self.endpoint.route,
-            flow=options.flow_control or self.endpoint.flow,
+            flow=flow,
             body=self._body(payload),
             headers=self.endpoint.run_headers(options.headers, not_before, retry),
             not_before=not_before,
             retry=retry,
             keep=True,
-            label=options.label or self.label,
+            label=label,
             parent=link.parent,
             depth=link.depth,
             on_failure=self.endpoint.on_failure,

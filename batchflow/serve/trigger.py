@@ -67,18 +67,21 @@ def run_message(
     headers = validate_headers(options.get("headers"))
     not_before = start_time(options.get("delay"), options.get("not_before"), client.now())
     retry = run_retry_policy(endpoint, options.get("retries"), options.get("retry_delay"))
+    flow = require_key(options.get("flow_control")) or endpoint.flow
+    label = validate_label(options.get("label")) or default_label
+    client.check_run(flow, retry, label, headers)
     keeps_ids = not client.replaces_ended_runs
     return Message(
         id=client.new_id("run") if id is None or (is_open and keeps_ids) else id,
         open_dedup=id if is_open and keeps_ids else None,
         destination=endpoint.route,
-        flow=require_key(options.get("flow_control")) or endpoint.flow,
+        flow=flow,
         body=body,
         headers=endpoint.run_headers(headers, not_before, retry),
         not_before=not_before,
         retry=retry,
         keep=True,
-        label=validate_label(options.get("label")) or default_label,
+        label=label,
         on_failure=endpoint.on_failure,
     )
 

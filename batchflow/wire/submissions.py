@@ -31,6 +31,9 @@ LONGEST_WAIT = "365d"
 ID_PREFIX = "wfr_"
 """The prefix of the ids of runs in QStash; our own ids are without it."""
 
+DEFAULT_WAITS = RetryPolicy().expression()
+"""The waits of policies that say nothing about them; QStash is not told of them, and has its own."""
+
 _WEBHOOK = "batchflow:webhook:"
 _CALL_FEATURES = "WF_NoDelete,InitialBody"
 _DEPTH = "upstash-forward-upstash-workflow-invoke-count"
@@ -84,12 +87,16 @@ class Submission(NamedTuple):
 
 
 class RunSettings(NamedTuple):
-    """The options of a new run. `headers` are the user's own; `not_before` is in ms (0: at once)."""
+    """The options of a new run. `headers` are the user's own; `not_before` is in ms (0: at once).
+
+    `retry_delay` is the expression of the waits before retries, None for those of QStash.
+    """
 
     headers: Mapping[str, str] = {}
     label: str | None = None
     not_before: int = 0
     retry: RetryPolicy | None = None
+    retry_delay: str | None = None
     flow: FlowControl | None = None
     failure_url: str | None = None
 
@@ -107,6 +114,8 @@ def settings_headers(settings: RunSettings) -> dict[str, str]:
     headers: dict[str, str] = {}
     if settings.retry is not None and (retries := settings.retry.attempts - 1) != DEFAULT_RETRIES:
         headers["upstash-retries"] = str(retries)
+    if settings.retry_delay is not None:
+        headers["upstash-retry-delay"] = settings.retry_delay
     if settings.flow is not None:
         headers |= _flow_headers(settings.flow)
     if settings.label is not None:
@@ -146,12 +155,14 @@ def call_submission(
 ) -> Submission:
     """The request of a call, whose callback comes to the endpoint."""
     headers: dict[str, str] = {}
+    delay = retry.expression()
     for name, value in request.headers.items():
         is_type = name.lower() == "content-type"
         headers["content-type" if is_type else f"upstash-forward-{name.lower()}"] = value
     headers |= {
         "upstash-method": request.method,
         "upstash-retries": str(retry.attempts - 1),
+        **({"upstash-retry-delay": delay} if retry.attempts > 1 and delay != DEFAULT_WAITS else {}),
         "upstash-timeout": f"{-(-request.timeout_ms // 1000)}s",
         "upstash-feature-set": _CALL_FEATURES,
         "upstash-workflow-calltype": "toCallback",
@@ -269,7 +280,10 @@ def _failure_headers(address: Address, settings: RunSettings, user: Mapping[str,
     return {**headers, **{f"{prefix}{name.removeprefix('upstash')}": value for name, value in nested.items()}}
 
 
-_OF_FAILURES = frozenset({"upstash-retries", "upstash-flow-control-key", "upstash-flow-control-value"})
+_OF_FAILURES = frozenset(
+    f"upstash-{name}"
+    for name in ("retries", "retry-delay", "flow-control-key", "flow-control-value", "forward-upstash-label")
+)
 
 
 def _flow_headers(flow: FlowControl) -> dict[str, str]:

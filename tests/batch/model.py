@@ -80,6 +80,8 @@ class Model:
     def replaces_ended_runs(self) -> bool:
         return False
 
+    def check_run(self, *options: object) -> None: ...
+
     @property
     def admin(self) -> AdminCommands:
         raise NotImplementedError

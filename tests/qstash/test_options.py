@@ -1,10 +1,17 @@
 """An app on QStash is told what it lacks, and what QStash cannot do for it."""
 
+import re
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
+from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
-from batchflow import Batchflow, QStash, RateLimited, RetryPolicy, WorkflowContext
+from batchflow import Batchflow, FlowControl, QStash, RateLimited, RetryPolicy, WorkflowContext
+from batchflow.engine.push_client import PushRequest
+from batchflow.engine.push_response import PushResponse
 from batchflow.errors import ConfigurationError, StepFailed
 from batchflow.qstash.engine import QStashEngine
 from tests.qstash.stage import APP_URL, WireStage
@@ -136,3 +143,149 @@ async def test_a_rate_limit_costs_an_attempt_and_is_tried_again_at_its_time(stag
     await stage.drive()
     assert [later - times[0] for later in times] == [0, 90_000]
     assert (await run.status()).state == "failed"
+
+
+PLACES: dict[str, dict[str, Any]] = {
+    "url": {"url": "https://own.example.com/at/placed"},
+    "base_url": {"base_url": "https://own.example.com/at"},
+    "env": {"env": {"UPSTASH_WORKFLOW_URL": "https://own.example.com/at"}},
+}
+
+
+@pytest.mark.parametrize("option", PLACES)
+async def test_qstash_calls_a_function_at_the_address_that_its_options_say(stage: WireStage, option: str) -> None:
+    urls: list[str] = []
+
+    async def elsewhere(request: PushRequest) -> PushResponse:
+        urls.append(request.url)
+        transport = httpx.ASGITransport(stage.client.app or FastAPI())
+        async with httpx.AsyncClient(transport=transport) as http:
+            answer = await http.post(f"{APP_URL}/placed", headers=dict(request.headers), content=request.body)
+        return PushResponse(answer.status_code, tuple(answer.headers.items()), answer.content)
+
+    @stage.flow.serve("/placed", **PLACES[option])
+    async def placed(ctx: WorkflowContext[None]) -> None:
+        await ctx.sleep("a moment", "1s")
+
+    stage.client.elsewhere = elsewhere
+    await stage.open()
+    run = await placed.trigger(None)
+    await stage.drive()
+    assert (await run.status()).state == "completed"
+    assert set(urls) == {"https://own.example.com/at/placed"}
+
+
+async def test_a_verbose_function_logs_the_events_of_its_runs_on_qstash(
+    stage: WireStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    @stage.flow.serve("/chatty", verbose=True)
+    async def chatty(ctx: WorkflowContext[None]) -> None:
+        await ctx.run("step", greet, "ada")
+
+    await stage.open()
+    with caplog.at_level("INFO"):
+        await chatty.trigger(None)
+        await stage.drive()
+    events = [it.message.partition("] ")[2].split()[0] for it in caplog.records if "[batchflow:chatty]" in it.message]
+    assert events == [
+        "SUBMIT_FIRST_INVOCATION",
+        *("ENDPOINT_START", "RUN_SINGLE", "SUBMIT_STEP"),
+        *("ENDPOINT_START", "SUBMIT_CLEANUP"),
+    ]
+
+
+WAITS: list[tuple[dict[str, Any], list[int]]] = [({}, [7, 7]), ({"retry_delay": "1000 * 5 * (1 + retried)"}, [5, 10])]
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["answering", "silent"])
+@pytest.mark.parametrize(("options", "waits"), WAITS, ids=str)
+async def test_the_waits_before_retries_are_those_of_the_run_whether_the_app_answers_or_not(
+    stage: WireStage, answers: bool, options: dict[str, Any], waits: list[int]
+) -> None:
+    times: list[int] = []
+
+    @stage.flow.serve("/patient", retries=2, retry_delay="7s")
+    async def patient(ctx: WorkflowContext[None]) -> None:
+        times.append(stage.clock.now())
+        raise ValueError("no")
+
+    stage.client.after = lambda _, response: response if answers else PushResponse(502)
+    await stage.open()
+    await patient.trigger(None, **options)
+    await stage.drive()
+    assert [later - earlier for earlier, later in pairwise(times)] == [1000 * it for it in waits]
+
+
+UNKEPT: dict[str, dict[str, Any]] = {
+    "'burst' is 5, and QStash has none": {"flow_control": FlowControl(key="api", rate=5, burst=5)},
+    "'period' cannot be '1s500ms'; QStash has": {"flow_control": FlowControl(key="api", rate=5, period="1500ms")},
+    "'period' cannot be '8d'; QStash has": {"flow_control": FlowControl(key="api", rate=5, period="8d")},
+    "'retry' waits up to 2d before a retry": {"retry_delay": "2d"},
+    "'label' cannot be 'a, b'; QStash has": {"label": "a, b"},
+}
+UNKEPT_OF_RUNS: dict[str, dict[str, Any]] = {
+    **UNKEPT,
+    "'headers' has 'x-forwarded-for'": {"headers": {"X-Forwarded-For": "::1"}},
+}
+
+
+@pytest.mark.parametrize("sentence", UNKEPT)
+def test_options_that_qstash_does_not_keep_are_refused_when_the_function_is_decorated(
+    flow: Batchflow, sentence: str
+) -> None:
+    async def function(ctx: WorkflowContext[None]) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=sentence):
+        flow.serve("/unkept", **UNKEPT[sentence])(function)
+    assert "/unkept" not in flow.served
+    Batchflow("sqlite://").serve("/kept", **UNKEPT[sentence])(function)
+
+
+@pytest.mark.parametrize("sentence", UNKEPT_OF_RUNS)
+async def test_options_that_qstash_does_not_keep_are_refused_when_the_run_is_started(
+    stage: WireStage, sentence: str
+) -> None:
+    said: list[str] = []
+
+    @stage.flow.serve("/child")
+    async def child(ctx: WorkflowContext[None]) -> None: ...
+
+    @stage.flow.serve("/parent")
+    async def parent(ctx: WorkflowContext[None]) -> None:
+        try:
+            await ctx.invoke("child", child, None, **UNKEPT_OF_RUNS[sentence])
+        except ConfigurationError as error:
+            said.append(str(error))
+
+    await stage.open()
+    with pytest.raises(ConfigurationError, match=sentence):
+        await child.trigger(None, **UNKEPT_OF_RUNS[sentence])
+    await parent.trigger(None)
+    await stage.drive()
+    assert said
+    assert re.search(sentence, said[0])
+
+
+async def test_limits_of_a_call_that_qstash_does_not_keep_fail_its_step(stage: WireStage) -> None:
+    @stage.flow.serve("/caller")
+    async def caller(ctx: WorkflowContext[None]) -> None:
+        await ctx.call("ask", "https://api.example.com", retries=1, retry_delay="2d")
+
+    await stage.open()
+    run = await caller.trigger(None)
+    await stage.drive()
+    assert "'retry' waits up to 2d before a retry, and QStash at most a day" in str((await run.status()).error)
+
+
+async def test_a_rate_limit_of_days_is_tried_again_after_a_day(stage: WireStage) -> None:
+    times: list[int] = []
+
+    @stage.flow.serve("/limited", retries=1)
+    async def limited(ctx: WorkflowContext[None]) -> None:
+        times.append(stage.clock.now())
+        raise RateLimited(3 * 86_400)
+
+    await stage.open()
+    await limited.trigger(None)
+    await stage.drive()
+    assert [later - earlier for earlier, later in pairwise(times)] == [86_400_000]

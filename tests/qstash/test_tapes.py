@@ -13,7 +13,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from batchflow import Batchflow, QStash, WorkflowContext
+from batchflow import Batchflow, FlowControl, QStash, WorkflowContext
 from tests.sdk.javascript import FOLDER, find_node
 
 Answer: TypeAlias = dict[str, Any]
@@ -54,6 +54,27 @@ COMMON = {
     "upstash-message-id": "msg_0",
     "content-type": "application/json",
 }
+WAITS = "1000 * (1 + retried)"
+WIRE_WAITS = f"min(3600000, {WAITS})"
+FLOW = FlowControl(key="api", parallelism=2, rate=5, period="1m")
+WIRE_FLOW = {"key": "api", "parallelism": 2, "rate": 5, "period": "1m"}
+LIMITS_OF_RUN: dict[str, Any] = {"retries": 2, "retry_delay": WAITS, "flow_control": FLOW}
+LIMITS = {"retries": 2, "retryDelay": WIRE_WAITS, "flowControl": WIRE_FLOW}
+BASE = {"body": "7", "workflowRunId": "1"}
+TRIGGERS: list[dict[str, Any]] = [
+    {**BASE, "url": "https://app.example.com/child"},
+    {**BASE, "url": "https://app.example.com/child", **LIMITS},
+    {
+        **BASE,
+        "url": "https://app.example.com/child",
+        "label": "vip",
+        "notBefore": 1_900_000_000,
+        "headers": {"x-tenant": "acme"},
+        "retries": 0,
+    },
+    {**BASE, "url": "https://app.example.com/limited", **LIMITS, "headers": {"x-tenant": "acme"}, "label": "own"},
+    {**BASE, "url": "https://app.example.com/reported", "failureUrl": "https://app.example.com/failed"},
+]
 DELIVERIES = [ENTRIES[: count + 1] for count in range(len(ENTRIES))]
 _NOT_COMPARED = frozenset(
     {"host", "connection", "accept", "accept-language", "accept-encoding", "sec-fetch-mode", "user-agent"}
@@ -61,12 +82,14 @@ _NOT_COMPARED = frozenset(
 )
 
 
-def program(requests: list[Answer]) -> FastAPI:
+def program(requests: list[Answer]) -> Batchflow:
     """The program of `tape.mjs` on batchflow; `requests` gets what it sends to QStash."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         path = request.url.raw_path.decode()
         body = request.content.decode()
+        if request.method == "GET":
+            return httpx.Response(200, json={"runs": []})
         requests.append({"method": request.method, "path": path, "headers": dict(request.headers), "body": body})
         return httpx.Response(200, json=[] if path.startswith("/v2/notify") else [{"messageId": "msg_1"}])
 
@@ -89,18 +112,34 @@ def program(requests: list[Answer]) -> FastAPI:
         await ctx.sleep_until("until", datetime.fromtimestamp(1_900_000_000, UTC))
         url = "https://api.example.com/x"
         headers = {"x-a": "b", "content-type": "application/json"}
-        await ctx.call("ask", url, method="POST", body='{"q":1}', headers=headers, retries=2, timeout="30s")
+        await ctx.call("ask", url, method="POST", body='{"q":1}', headers=headers, timeout="30s", **LIMITS_OF_RUN)
         await ctx.wait_for_event("wait", "paid/1", timeout="20s")
         async with asyncio.TaskGroup() as group:
             group.create_task(ctx.run("left", left))
             group.create_task(ctx.sleep_until("right", datetime.fromtimestamp(1_900_000_005, UTC)))
         await ctx.notify("note", "other", {"a": 1})
-        await ctx.invoke("child", child, 7)
+        await ctx.invoke("child", child, 7, **LIMITS_OF_RUN)
         return {"done": True}
 
-    app = FastAPI(lifespan=flow.lifespan)
-    app.include_router(flow.router)
-    return app
+    @flow.serve("/limited", base_url="https://app.example.com", label="own", **LIMITS_OF_RUN)
+    async def limited(ctx: WorkflowContext[int]) -> None: ...
+
+    @flow.serve("/reported", base_url="https://app.example.com", failure_url="https://app.example.com/failed")
+    async def reported(ctx: WorkflowContext[int]) -> None: ...
+
+    return flow
+
+
+async def trigger_all(flow: Batchflow) -> None:
+    """Start what `TRIGGERS` says."""
+    child, limited, reported = (flow.served[route] for route in ("/child", "/limited", "/reported"))
+    tenant = {"x-tenant": "acme"}
+    await child.trigger(7, run_id="1")
+    await child.trigger(7, run_id="1", **LIMITS_OF_RUN)
+    at = datetime.fromtimestamp(1_900_000_000, UTC)
+    await child.trigger(7, run_id="1", label="vip", not_before=at, headers=tenant, retries=0)
+    await limited.trigger(7, run_id="1", headers=tenant)
+    await reported.trigger(7, run_id="1")
 
 
 def steps_of(entries: tuple[str, ...]) -> str:
@@ -115,7 +154,9 @@ def steps_of(entries: tuple[str, ...]) -> str:
 async def answers_of_batchflow() -> list[Answer]:
     requests: list[Answer] = []
     answers: list[Answer] = []
-    app = program(requests)
+    flow = program(requests)
+    app = FastAPI(lifespan=flow.lifespan)
+    app.include_router(flow.router)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://app.example.com") as http,
@@ -125,11 +166,13 @@ async def answers_of_batchflow() -> list[Answer]:
             response = await http.post("/parent", headers=headers, content=body)
             answers.append({"status": response.status_code, "text": response.text, "requests": requests.copy()})
             requests.clear()
-    return answers
+        await trigger_all(flow)
+    return [*answers, *({"status": 200, "text": "{}", "requests": [it]} for it in requests)]
 
 
 def answers_of_javascript() -> list[Answer]:
-    given = json.dumps({"deliveries": DELIVERIES, "callback": {"headers": CALLBACK_HEADERS, "body": CALLBACK_BODY}})
+    callback = {"headers": CALLBACK_HEADERS, "body": CALLBACK_BODY}
+    given = json.dumps({"deliveries": DELIVERIES, "callback": callback, "limits": LIMITS, "triggers": TRIGGERS})
     done = subprocess.run(
         [find_node(), "tape.mjs", given], cwd=FOLDER, capture_output=True, text=True, timeout=120, check=False
     )
@@ -192,9 +235,9 @@ async def test_every_delivery_makes_the_requests_that_the_official_sdk_makes(mon
     for name in ("QSTASH_URL", "QSTASH_TOKEN", "APP_URL", "UPSTASH_WORKFLOW_URL"):
         monkeypatch.delenv(name, raising=False)
     ours, theirs = await answers_of_batchflow(), answers_of_javascript()
-    assert len(ours) == len(theirs) == len(DELIVERIES) + 1
+    assert len(ours) == len(theirs) == len(DELIVERIES) + 1 + len(TRIGGERS)
     for delivery, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
         assert mine["status"] == other["status"] == 200, (delivery, mine, other)
-        condition = [json.loads(it["text"])["finishCondition"] for it in (mine, other)]
+        condition = [json.loads(it["text"]).get("finishCondition") for it in (mine, other)]
         assert condition[0] == condition[1]
         assert [compared(it) for it in mine["requests"]] == [compared(it) for it in other["requests"]], delivery

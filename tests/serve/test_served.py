@@ -41,6 +41,8 @@ class Publisher:
     def __init__(self) -> None:
         self.messages: list[Message] = []
 
+    def check_run(self, *options: object) -> None: ...
+
     def now(self) -> int:
         return 1_000
 

@@ -1,5 +1,6 @@
-// The requests that the SDK makes for one program and these deliveries, as JSON: one list for each delivery.
+// The requests that the SDK makes for one program, as JSON: one list for each of these deliveries and triggers.
 import http from "node:http";
+import { Client } from "@upstash/workflow";
 import { createWorkflow, serveMany } from "@upstash/workflow/astro";
 
 const URL_OF_APP = "https://app.example.com/parent";
@@ -23,20 +24,20 @@ const env = {
 };
 Object.assign(process.env, env);
 
+const { deliveries, callback, limits, triggers } = JSON.parse(process.argv[2]);
 const child = createWorkflow(async (context) => context.requestPayload);
 const parent = createWorkflow(async (context) => {
   await context.run("one", () => ({ text: "é", number: 1 }));
   await context.sleepUntil("until", 1900000000);
-  await context.call("ask", { url: "https://api.example.com/x", method: "POST", body: '{"q":1}', headers: { "x-a": "b" }, retries: 2, timeout: "30s" });
+  await context.call("ask", { url: "https://api.example.com/x", method: "POST", body: '{"q":1}', headers: { "x-a": "b" }, timeout: "30s", ...limits });
   await context.waitForEvent("wait", "paid/1", { timeout: "20s" });
   await Promise.all([context.run("left", () => 1), context.sleepUntil("right", 1900000005)]);
   await context.notify("note", "other", { a: 1 });
-  await context.invoke("child", { workflow: child, body: "7", workflowRunId: "child-1" });
+  await context.invoke("child", { workflow: child, body: "7", workflowRunId: "child-1", ...limits });
   return { done: true };
 });
 const { POST } = serveMany({ parent, child }, { baseUrl: "https://app.example.com", disableTelemetry: true });
 
-const { deliveries, callback } = JSON.parse(process.argv[2]);
 const answers = [];
 
 async function post(headers, body) {
@@ -52,6 +53,12 @@ for (const entries of deliveries) {
   await post({ ...common, "upstash-workflow-sdk-version": "1" }, JSON.stringify(steps));
 }
 await post({ ...common, ...callback.headers }, JSON.stringify(callback.body));
+const client = new Client({ baseUrl: env.QSTASH_URL, token: env.QSTASH_TOKEN });
+for (const trigger of triggers) {
+  requests.length = 0;
+  const { workflowRunId } = await client.trigger({ ...trigger, disableTelemetry: true });
+  answers.push({ status: 200, text: JSON.stringify({ workflowRunId }), requests: [...requests] });
+}
 console.log(JSON.stringify(answers));
 server.close();
 process.exit(0);
