@@ -213,7 +213,7 @@ def _qstash_rows(it: Figures) -> list[Row]:
         made.append(
             _ratio("functions on QStash: a step of a run alone", it["python_alone_ms"], "ms", "JS", it["js_alone_ms"])
         )
-        for kind, what in (("sequential", "100 runs of 10 steps"), ("parallel", "… of 10 steps at once")):
+        for kind, what in (("sequential", "30 runs of 10 steps"), ("parallel", "… of 10 steps at once")):
             made += [
                 _ratio(f"{what}: {label}", it[f"python_{kind}_{figure}"], unit, "JS", it[f"js_{kind}_{figure}"])
                 for label, figure, unit in (

@@ -21,38 +21,39 @@ from benchmarks.push import cpu_of, server_process
 Figures = dict[str, float]
 
 STEPS = 10
-RUNS = 100
-ALONE = 20
+RUNS = 30
+ROUNDS = 3
 JAVASCRIPT = Path(__file__).parents[1] / "tests" / "sdk" / "js"
 
 
 async def qstash_functions(folder: Path) -> Figures:
-    """Runs of ten steps, alone and a hundred at once; nothing if there is no node with the SDK."""
+    """Runs of ten steps, alone and thirty at once; nothing if there is no node with the SDK."""
     node = shutil.which("node")
     if node is None or not (JAVASCRIPT / "node_modules" / "@upstash" / "workflow").is_dir():
         return {}
-    apps = {
+    commands = {
         "python": [sys.executable, "-m", "benchmarks.qstash_app"],
         "js": [node, str(JAVASCRIPT / "benchmark.mjs")],
     }
-    found: Figures = {}
-    with server_process(folder) as (environment, server):
+    with server_process(folder) as (environment, server), contextlib.ExitStack() as stack:
         url, token = environment["QSTASH_URL"], {"Authorization": f"Bearer {environment['QSTASH_TOKEN']}"}
         environment = {**environment, "BENCHMARK_FOLDER": str(folder)}
         async with httpx.AsyncClient(base_url=url, headers=token, timeout=60) as http:
-            for name, command in apps.items():
-                with _serving(command, environment) as (address, process):
-                    figures = await _measure(_App(address, process, server, http))
-                found |= {f"{name}_{what}": figure for what, figure in figures.items()}
-    return found
+            apps = {
+                name: _App(*stack.enter_context(_serving(command, environment)), server, http)
+                for name, command in commands.items()
+            }
+            # In the first round they import, compile and connect.
+            rounds = [{name: await _measure(app) for name, app in apps.items()} for _ in range(1 + ROUNDS)][1:]
+    return {
+        f"{name}_{what}": statistics.median(it[name][what] for it in rounds)
+        for name in apps
+        for what in rounds[0][name]
+    }
 
 
 async def _measure(app: "_App") -> Figures:
-    # The first runs import, compile and connect.
-    await app.run("sequential", 1)
-    await app.run("parallel", 1)
-    alone = [await app.run("sequential", 1) for _ in range(ALONE)]
-    found = {"alone_ms": statistics.median(it["ms"] for it in alone)}
+    found = {"alone_ms": (await app.run("sequential", 1))["ms"]}
     for kind in ("sequential", "parallel"):
         found |= {f"{kind}_{what}": figure for what, figure in (await app.run(kind, RUNS)).items()}
     return found
