@@ -215,10 +215,15 @@ def new_ids(runtime: Runtime) -> NewId:
 def _request(attempt: _Attempt, key: str, body: bytes) -> PushRequest:
     claim, envelope = attempt.claim, attempt.envelope
     signature = sign(key, envelope.url, body, now_ms=attempt.begun, id=f"{claim.id}.{claim.fence}")
+    # A claim that has ended otherwise than with a failure may have sent it, as that of a process that has died.
+    redelivered = claim.fence > claim.failures + 1
     return PushRequest(
         method=envelope.method,
         url=envelope.url,
-        headers=((SIGNATURE, signature), *delivery_headers(envelope, claim.id, claim.failures)),
+        headers=(
+            (SIGNATURE, signature),
+            *delivery_headers(envelope, claim.id, claim.failures, redelivered=redelivered),
+        ),
         body=body,
         timeout_ms=envelope.timeout_ms or DEFAULT_TIMEOUT_MS,
     )

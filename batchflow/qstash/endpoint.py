@@ -25,8 +25,9 @@ from batchflow.qstash.runs import ShownFailureCallback
 from batchflow.serve.endpoint import Endpoint
 from batchflow.serve.failure_functions import FAILURE_FUNCTION_STEP
 from batchflow.wire.envelope import HeaderPairs
+from batchflow.wire.headers import REDELIVERED
 from batchflow.wire.signature import SIGNATURE
-from batchflow.wire.steps import DeliveredRun, call_record, read_delivery
+from batchflow.wire.steps import DeliveredRun, call_record, known_steps, read_delivery
 from batchflow.wire.submissions import (
     PROTOCOL,
     Address,
@@ -153,13 +154,16 @@ class WireEndpoint:
 
     async def _read(self, request: WireRequest, wire_run: str) -> DeliveredRun:
         headers, now = request.headers, self._engine.runtime.clock.now()
-        body, until = request.body, None
-        if not body:
-            # QStash leaves out what is large.
-            body, until = await self._engine.steps_of(wire_run), headers.get("upstash-message-id")
+        whole = None
+        # QStash leaves out what is large. What is delivered again may have been recorded before its answer was lost.
+        if not request.body or _number(headers, "upstash-retried") or REDELIVERED in headers:
+            whole = await self._engine.steps_of(wire_run)
+        body = request.body or whole or b""
+        until = None if request.body else headers.get("upstash-message-id")
         started_at = _number(headers, "upstash-workflow-createdat") or now
         with _reading():
-            return read_delivery(body, started_at=started_at, now=now, until=until, run=wire_run)
+            run = read_delivery(body, started_at=started_at, now=now, until=until, run=wire_run)
+            return run if whole is None else run._replace(known=known_steps(whole, run.target))
 
     async def _deliver(self, request: WireRequest, address: Address, run: DeliveredRun) -> WireAnswer:
         headers, runtime = request.headers, self._engine.runtime

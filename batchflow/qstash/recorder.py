@@ -52,7 +52,8 @@ class WireRecorder:
     The code asks for some steps before the last recorded outcome is handed out: those belong to earlier deliveries. The
     steps that it asks for after that are this delivery's round. A single one is executed and submitted; of several, the
     plans are submitted, each of which is delivered, and executes what was planned. So each request executes one step,
-    and what has happened is the same for each of them: all entries up to its own.
+    and what has happened is the same for each of them: all entries up to its own. What a repeated delivery has begun
+    before is passed over, if the run knows of it.
     """
 
     stops = True
@@ -92,9 +93,9 @@ class WireRecorder:
     def plan(self, asked: Sequence[Step], settled: AbstractSet[int]) -> Sequence[Plan]:
         """See the class."""
         if self._run.target:
-            unlocked = {self._run.target}
+            unlocked = {self._run.target} - self._run.known
         else:
-            fresh = [step for step in asked if step.number not in settled]
+            fresh = [step for step in asked if step.number not in settled | self._run.known]
             if len(fresh) > 1 or (fresh and fresh[0].kind == "sleep" and not self._is_alone(fresh[0], asked)):
                 self.plans = fresh
                 fresh = []

@@ -3,17 +3,20 @@
 from collections.abc import Iterable
 
 from batchflow.wire.envelope import Envelope, HeaderPairs
+from batchflow.wire.headers import REDELIVERED
 
 USER_AGENT = "Upstash-QStash"
 """The agent of deliveries that forward none."""
 
 
-def delivery_headers(envelope: Envelope, id: str, retried: int) -> HeaderPairs:
-    """The headers of a delivery of the post `id`, after `retried` retries.
+def delivery_headers(envelope: Envelope, id: str, retried: int, *, redelivered: bool = False) -> HeaderPairs:
+    """The headers of a delivery of the post `id`, after `retried` retries; endpoints of runs learn of a redelivery.
 
     A forwarded header with the name of one of the engine's own is dropped; only `User-Agent` may be replaced.
     """
     own = dict(_own_headers(envelope, id, retried))
+    if redelivered and _knows_run(envelope):
+        own[REDELIVERED] = "true"
     names = {name.lower() for name in own}
     forwarded = [(name, value) for name, value in envelope.headers if name.lower() not in names]
     if all(name.lower() != "user-agent" for name, _ in forwarded):
@@ -46,15 +49,20 @@ def _own_headers(envelope: Envelope, id: str, retried: int) -> Iterable[tuple[st
 
 
 def _headers_of_run(envelope: Envelope) -> Iterable[tuple[str, str]]:
-    """The headers by which an endpoint knows its run; the receiver of a call gets none."""
+    """The headers by which an endpoint knows its run."""
     run = envelope.run
-    if run is None or run.call_type == "toCallback":
+    if run is None or not _knows_run(envelope):
         return
     yield "Upstash-Workflow-RunId", run.run
     yield "Upstash-Workflow-Url", run.url
     yield "Upstash-Workflow-CreatedAt", str(run.created_at)
     if run.first_contact:
         yield "Upstash-Workflow-Unknown-Sdk", "true"
+
+
+def _knows_run(envelope: Envelope) -> bool:
+    """False for the receiver of a call."""
+    return envelope.run is not None and envelope.run.call_type != "toCallback"
 
 
 def _limits(envelope: Envelope) -> str:

@@ -4,11 +4,14 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+REDELIVERED = "batchflow-redelivered"
+"""The header of a delivery that may have arrived before without a failure that was counted, such as after a crash."""
+
 NOT_FORWARDED = frozenset(
     {
         *("host", "content-length", "transfer-encoding", "connection", "keep-alive", "proxy-connection"),
         *("proxy-authorization", "te", "trailer", "upgrade", "expect", "accept-encoding"),
-        *("upstash-signature", "upstash-message-id", "upstash-retried"),
+        *("upstash-signature", "upstash-message-id", "upstash-retried", REDELIVERED),
     }
 )
 """The names, in lower case, that belong to one connection or to an earlier delivery. SDKs forward them unasked."""

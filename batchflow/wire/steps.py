@@ -40,7 +40,8 @@ class DeliveredRun(NamedTuple):
 
     `payload` is the initial body. `journal` has the outcomes in the order in which they were appended, and the sleeps
     that were planned. The last entry is the plan of `target`, one of `concurrent` (0: it is an outcome, or the start of
-    the run); `due` is that of a sleep. With `is_repeated` it repeats an earlier entry.
+    the run); `due` is that of a sleep. With `is_repeated` it repeats an earlier entry. `known` are the numbers of steps
+    that later entries have, if somebody has looked (`known_steps`).
     """
 
     payload: bytes
@@ -49,6 +50,7 @@ class DeliveredRun(NamedTuple):
     concurrent: int = 1
     due: int = 0
     is_repeated: bool = False
+    known: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
         return f"DeliveredRun({len(self.journal)} steps, target={self.target})"
@@ -99,6 +101,19 @@ def read_delivery(
         steps[number] = step._replace(position=position, due=0, at=at)
     payload = b64decode(entries[0])
     return DeliveredRun(payload, tuple(steps.values()), target, concurrent, due, is_repeated)
+
+
+def known_steps(body: bytes, target: int) -> frozenset[int]:
+    """The numbers of the steps that a whole run has, with which a delivery has nothing to do any more.
+
+    Those are the recorded ones, and the planned ones too if `target` is 0: the plan of another is executed.
+
+    Raises:
+        InputError: it is not the array of a run.
+    """
+    records = [_read_record(entry) for entry in _read_entries(body, None)[1:]]
+    names = ("stepId",) if target else ("stepId", "targetStep")
+    return frozenset(number for record in records for name in names if (number := _number(record, name)))
 
 
 def plan_record(step: Step, concurrent: int) -> str:

@@ -4,58 +4,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Any
 
-import httpx
 import pytest
 
 from batchflow import WorkflowContext
 from batchflow.engine.push_client import PushError, PushRequest
 from batchflow.engine.push_response import PushResponse
+from batchflow.errors import StoreUnavailable
+from tests.qstash.losses import LossyClient, LossyTransport
 from tests.qstash.stage import APP_URL, WireStage
+from tests.stores.kinds import Kind
 
 SEEDS = range(12)
-
-
-class LossyClient:
-    """Loses some requests before the app has them, and the answers of others; delivers others twice at once."""
-
-    def __init__(self, inner: Any, random: Random) -> None:
-        self.inner = inner
-        self.random = random
-        self.lost = 0
-
-    async def send(self, request: PushRequest) -> PushResponse:
-        chance = self.random.random()
-        if chance < 0.1:
-            self.lost += 1
-            raise PushError("the app is away", status=503)
-        if chance < 0.2:
-            self.lost += 1
-            await asyncio.gather(self.inner.send(request), self.inner.send(request))
-            raise PushError("the answer is lost", status=503)
-        return await self.inner.send(request)
-
-    async def close(self) -> None:
-        await self.inner.close()
-
-
-class LossyTransport(httpx.AsyncBaseTransport):
-    """Loses some answers of QStash to the app."""
-
-    def __init__(self, inner: httpx.AsyncBaseTransport, random: Random) -> None:
-        self.inner = inner
-        self.random = random
-        self.lost = 0
-        self.loses = False
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        response = await self.inner.handle_async_request(request)
-        if self.loses and self.random.random() < 0.1:
-            self.lost += 1
-            await response.aread()
-            raise httpx.ReadError("the answer is lost")
-        return response
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -112,3 +72,47 @@ async def test_lost_and_doubled_deliveries_and_answers_change_nothing(
         assert all(len(values) == 1 for values in seen.values()), "every delivery sees the result that was recorded"
         # A doubled delivery may execute its step twice, and each loss costs one execution at most.
         assert sum(calls.values()) <= len(calls) + 2 * lossy.lost + transport.lost
+
+
+@pytest.mark.parametrize("lost", [PushError("no answer"), StoreUnavailable("the server is dead")])
+@pytest.mark.parametrize("kind", ["sqlite", "fakeredis"])
+async def test_a_recorded_step_is_not_executed_again_though_the_answer_of_its_delivery_is_lost(
+    kind: Kind, lost: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all first deliveries; it makes no difference whether the failure is counted, or the server dies with it."""
+    monkeypatch.setenv("APP_URL", f"{APP_URL}/")
+    calls, known = Counter[str](), set[str]()
+
+    async def step(name: str) -> str:
+        calls[name] += 1
+        return name
+
+    def lose(request: PushRequest, response: PushResponse) -> PushResponse:
+        id = dict(request.headers)["Upstash-Message-Id"]
+        if id in known:
+            return response
+        known.add(id)
+        raise lost
+
+    async with WireStage(kind) as stage:
+
+        @stage.flow.serve("/steps", retries=1)
+        async def steps(ctx: WorkflowContext[None]) -> str:
+            async def branch(name: str) -> None:
+                await ctx.run(name, step, name)
+                await ctx.sleep(f"{name} sleeps", "1h")
+
+            await branch("first")
+            async with asyncio.TaskGroup() as group:
+                group.create_task(branch("left"))
+                group.create_task(branch("right"))
+            await branch("last")
+            return "done"
+
+        await stage.open()
+        stage.client.after = lose
+        run = await steps.trigger(None)
+        await stage.drive()
+        assert await run.wait() == "done"
+    assert set(stage.client.answers) == {200}
+    assert calls == {"first": 1, "left": 1, "right": 1, "last": 1}

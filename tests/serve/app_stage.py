@@ -98,6 +98,16 @@ class Stage:
         self.flow.engine.store = self.store
         await drive(self.flow, self.clock)
 
+    async def failures_of(self, run: str, step: str) -> int:
+        """See `StoryStage`."""
+        status = await self.store.run(run)
+        assert status is not None
+        return sum(one.failures for one in status.journal if one.name == step)
+
+    def is_recorded(self, run: str, step: str) -> bool:
+        """See `StoryStage`."""
+        return (run, step) in self.store.outcomes
+
     async def left(self) -> dict[str, Any]:
         """Return everything the store holds of ended runs and of waits."""
         return await left(self.made)

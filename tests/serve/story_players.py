@@ -1,10 +1,10 @@
 """Plays stories as durable functions, and notes what is seen from inside."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from pydantic import BaseModel
 
@@ -12,14 +12,15 @@ from batchflow import Batchflow, WorkflowContext
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import NonRetryable, StepFailed
 from batchflow.serve.functions import ServedFunction
-from tests.serve.app_stage import Disaster, Stage
+from batchflow.testing import ManualClock
 from tests.serve.stories import AMPLE, Call, Child, Do, Event, Fork, Limit, Nap, Node, Story, Trip
 
 OF_STEPS = RetryPolicy(retries=2, first="1s", factor=2)
-OF_RUNS = RetryPolicy(retries=99, first="1s", factor=1)
+OF_RUNS = RetryPolicy(retries=20, first="1s", factor=1)
 
 
 _LIMITS = {"ample": AMPLE, "endless": 20, "tight": 3}
+_SEEN: ContextVar[list[str]] = ContextVar("seen")
 
 
 class Part(BaseModel):
@@ -44,10 +45,25 @@ Context: TypeAlias = WorkflowContext[Part]
 Way: TypeAlias = Callable[[Context, Story, str], Coroutine[Any, Any, str]]
 
 
+class StoryStage(Protocol):
+    """The app that plays a story, and what is known of it from outside."""
+
+    flow: Batchflow
+    clock: ManualClock
+
+    async def failures_of(self, run: str, step: str) -> int:
+        """Return the failures of the step that executes now, of which a crash undoes none."""
+        ...
+
+    def is_recorded(self, run: str, step: str) -> bool:
+        """Return whether whoever executes the step now can know that its outcome is durable."""
+        ...
+
+
 class Players:
     """A story on a stage: one served function plays it and, as its own child, the parts of it that children play."""
 
-    def __init__(self, stage: Stage, story: Story) -> None:
+    def __init__(self, stage: StoryStage, story: Story) -> None:
         self.stage = stage
         self.parts: dict[str, Story] = {"": story}
         self.seen: dict[str, list[list[str]]] = {}
@@ -55,19 +71,11 @@ class Players:
         self.trips: dict[tuple[str, str], int] = {}
         self.play_part, self.send = _served(stage.flow, self)
 
-    async def perform(self, *disasters: Disaster) -> str:
-        """Play it to its end; the result."""
-        await self.stage.flow.start()
-        run = await self.play_part.trigger(Part())
-        await self.stage.drive(*disasters)
-        ended = await run.status()
-        assert ended.state == "completed", ended
-        assert ended.result is not None
-        return json.loads(ended.result)
-
     async def part(self, ctx: Context) -> str:
         """Runs a story as a run does."""
-        self.seen.setdefault(ctx.run_id, []).append([])
+        seen: list[str] = []
+        self.seen.setdefault(ctx.run_id, []).append(seen)
+        _SEEN.set(seen)
         path = ctx.payload.path
         result = await self._guarded(ctx, self.parts[path], path)
         if ctx.payload.fails:
@@ -84,25 +92,22 @@ class Players:
 
     def _see(self, ctx: Context, path: str, result: str) -> None:
         # Time and chance are part of it: they are the same on every replay.
-        self.seen[ctx.run_id][-1].append(f"{path} {result} at {ctx.now():%H:%M:%S.%f} with {ctx.random():.6f}")
+        _SEEN.get().append(f"{path} {result} at {ctx.now():%H:%M:%S.%f} with {ctx.random():.6f}")
 
     async def _do(self, ctx: Context, node: Do, path: str) -> str:
         key = ctx.run_id, path
 
         async def step() -> str:
-            assert key not in self.stage.store.outcomes, "what is recorded is not executed again"
+            assert not self.stage.is_recorded(*key), "what is recorded is not executed again"
             self.executed[key] = self.executed.get(key, 0) + 1
             for _ in range(node.turns):
                 await asyncio.sleep(0)
             # So that no two steps are recorded at the same time, and timers become due while steps execute.
             self.stage.clock.advance(timedelta(milliseconds=1 + 25 * node.turns))
-            # Counted by what is durable, so that a call that a crash undid does not make the next one succeed.
-            status = await self.stage.store.run(ctx.run_id)
-            assert status is not None
-            failed = sum(one.failures for one in status.journal if one.name == path)
+            failed = await self.stage.failures_of(*key)
             if failed < node.fails:
                 raise ConnectionError(f"down for the {failed + 1}. time")
-            return f"done after {failed}"
+            return f"done after {node.fails}"
 
         return await ctx.step(retry=OF_STEPS).run(path, step)
 
@@ -212,7 +217,7 @@ def _served(flow: Batchflow, players: Players) -> tuple[ServedFunction[Part, str
     async def part(ctx: WorkflowContext[Part]) -> str:
         return await players.part(ctx)
 
-    @flow.serve("/send")
+    @flow.serve("/send", retry=OF_RUNS)
     async def send(ctx: WorkflowContext[Letter]) -> None:
         await ctx.notify("send", ctx.payload.event, ctx.payload.event, run_id=ctx.payload.run)
 

@@ -1,5 +1,6 @@
 """Random programs of all that can be waited for, over the real stores and killed at random places."""
 
+import json
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.serve.app_stage import Disaster, Stage
 from tests.serve.stories import CERTAIN, OPEN, Call, Child, Do, Event, Fork, Limit, Nap, Story, Trip, expected
-from tests.serve.story_players import Players
+from tests.serve.story_players import Part, Players
 from tests.stores.kinds import Kind
 from tests.stores.redis_server import Server, served
 
@@ -31,12 +32,22 @@ async def play(
     stage = Stage(on, url, always_replay=always_replay)
     players = Players(stage, story)
     try:
-        result = await players.perform(*disasters)
+        result = await perform(stage, players, *disasters)
         check(players, len(disasters))
         assert await stage.left() == {}
     finally:
         await stage.close()
     return result
+
+
+async def perform(stage: Stage, players: Players, *disasters: Disaster) -> str:
+    await stage.flow.start()
+    run = await players.play_part.trigger(Part())
+    await stage.drive(*disasters)
+    ended = await run.status()
+    assert ended.state == "completed", ended
+    assert ended.result is not None
+    return json.loads(ended.result)
 
 
 def check(players: Players, disasters: int) -> None:
