@@ -3,7 +3,8 @@
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -50,7 +51,7 @@ class WorkflowServer:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.requests: list[WorkflowRequest] = []
-        self._app = FastAPI()
+        self._app = FastAPI(lifespan=self._open)
         self._app.middleware("http")(self._record)
         self._serve = Serve(self._app)
         self._client = AsyncQStash(environment["QSTASH_TOKEN"], base_url=environment["QSTASH_URL"])
@@ -74,6 +75,12 @@ class WorkflowServer:
     def close(self) -> None:
         self._server.should_exit = True
         self._thread.join()
+
+    @asynccontextmanager
+    async def _open(self, _: FastAPI) -> AsyncGenerator[None]:
+        yield
+        # It has no verb for that, and FastAPI keeps the endpoints that have it for long after the app.
+        await vars(self._client.http)["_client"].aclose()
 
     async def _record(self, request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
         record = WorkflowRequest(request.url.path, dict(request.headers), _now())
