@@ -482,7 +482,7 @@ class RunClient(RunCommands, Protocol):
     def check_run(
         self, flow: FlowControl, retry: RetryPolicy | None, label: str | None, headers: Mapping[str, str]
     ) -> None:
-        """Raise `ConfigurationError` for an option of a run that this engine does not keep as it is."""
+        """Raise `InputError` for an option of a run that this engine does not keep as it is."""
         ...
 
     @property

@@ -14,8 +14,7 @@ from pydantic_core import from_json
 from batchflow.core.json_body import decode_body, is_json_type, json_text
 from batchflow.core.secrets import misfit_reason
 from batchflow.errors import InputError, TooLarge
-from batchflow.serve.failure import describe_error
-from batchflow.serve.functions import ServedFunction
+from batchflow.serve.functions import ServedFunction, parse_payload
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -170,7 +169,7 @@ class PayloadReader(Generic[Payload]):
             InputError: the body is not JSON (400), does not fit, or the parser raises (422).
         """
         if self._parser is not None and not body.is_json:
-            return self._run_parser(body.to_text())
+            return parse_payload(self._parser, body.to_text(), self._name)
         given = body.json_text
         fault: ValidationError | None = None
         for text in [given] if given else [b"null", b"{}"]:
@@ -184,16 +183,6 @@ class PayloadReader(Generic[Payload]):
         if given:
             parse_json(given, self._hint)
         raise invalid_field(fault, secret=self._has_secrets) from fault
-
-    def _run_parser(self, text: str) -> Payload:
-        assert self._parser is not None
-        try:
-            return self._parser(text)
-        except Exception as error:
-            name = getattr(self._parser, "__name__", "initial_payload_parser")
-            raise InputError(
-                f"the parser '{name}' of '{self._name}' cannot read this: {describe_error(error)}"
-            ) from error
 
 
 def invalid_field(error: ValidationError, *, secret: bool = False) -> InputError:

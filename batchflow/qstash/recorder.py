@@ -10,7 +10,7 @@ from batchflow.core.ports import Clock, Entropy, Plan, RecordResult
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
 from batchflow.core.settlement import AcceptWebhook, Effect, Listen, Notify, Publish
-from batchflow.errors import ConfigurationError
+from batchflow.errors import InputError
 from batchflow.qstash.rest import QStashRefused
 from batchflow.qstash.run_options import check_run_options
 from batchflow.serve.failure import retry_at
@@ -122,7 +122,7 @@ class WireRecorder:
                 retry = message.retry or _ONE_ATTEMPT
                 try:
                     check_run_options(message.flow, retry, None, {})
-                except ConfigurationError as error:
+                except InputError as error:
                     raise QStashRefused(str(error)) from error
                 return await self._submitted(
                     call_submission(self._address, step, self._concurrent, request, retry, message.flow)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from batchflow.core.duration import format_duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
-from batchflow.errors import ConfigurationError
+from batchflow.errors import InputError
 from batchflow.wire.headers import NOT_FORWARDED
 from batchflow.wire.publish_headers import MAX_PERIOD_S, is_name
 
@@ -16,22 +16,20 @@ LONGEST_RETRY_WAIT_MS = 86_400_000
 def check_run_options(
     flow: FlowControl | None, retry: RetryPolicy | None, label: str | None, headers: Mapping[str, str]
 ) -> None:
-    """Raise `ConfigurationError` for an option of a run or a call that QStash does not keep as it is."""
+    """Raise `InputError` for an option of a run or a call that QStash does not keep as it is."""
     if flow is not None:
         _check_flow(flow)
     if retry is not None and retry.cap_ms > LONGEST_RETRY_WAIT_MS:
-        raise ConfigurationError(
+        raise InputError(
             f"waits up to {format_duration(retry.cap_ms)} before a retry, and QStash at most a day",
             option="retry",
             want="write RetryPolicy(cap='24h', …) or less",
         )
     if label is not None and not is_name(label):
-        raise ConfigurationError(
-            option="label", got=repr(label), want="QStash has labels of letters, digits, '-', '_' and '.'"
-        )
+        raise InputError(option="label", got=repr(label), want="QStash has labels of letters, digits, '-', '_' and '.'")
     lower = {name.lower() for name in headers}
     if lost := sorted(lower - user_headers(dict.fromkeys(lower, "")).keys()):
-        raise ConfigurationError(
+        raise InputError(
             f"has {lost[0]!r}, which QStash, proxies or HTTP set", option="headers", want="give it another name"
         )
 
@@ -49,12 +47,12 @@ _NOT_OF_TRIGGERS = NOT_FORWARDED | {"content-type", "user-agent", "accept"}
 
 def _check_flow(flow: FlowControl) -> None:
     if flow.burst > 1:
-        raise ConfigurationError(
+        raise InputError(
             f"is {flow.burst}, and QStash has none: all starts of a period may come at its beginning",
             option="burst",
             want="leave it out",
         )
     if flow.rate is not None and (flow.period_ms % 1000 or flow.period_ms > MAX_PERIOD_S * 1000):
-        raise ConfigurationError(
+        raise InputError(
             option="period", got=repr(flow.period), want="QStash has periods of whole seconds, from 1s to 7d"
         )

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from batchflow.core.codec import Codec, type_name
 from batchflow.core.duration import Duration
@@ -26,7 +27,7 @@ from batchflow.serve.failure_functions import (
     check_failure_options,
     function_failure_endpoint,
 )
-from batchflow.serve.functions import ServedFunction, payload_error
+from batchflow.serve.functions import ServedFunction, parse_payload, payload_error
 from batchflow.serve.validation import (
     check_flag,
     check_flow,
@@ -81,7 +82,10 @@ def serve_function(
     name = route.strip("/").replace("/", ".")
 
     flow = (flow_control or FlowControl()).with_default_key(name)
-    client.check_run(flow, retry, label, {})
+    try:
+        client.check_run(flow, retry, label, {})
+    except InputError as error:
+        raise ConfigurationError(str(error)) from error
     limit, where = client.limit, f"the result of '{name}'"
 
     async def handler(ctx: WorkflowContext[Any]) -> str:
@@ -93,6 +97,9 @@ def serve_function(
         try:
             return payload.decode(claim.body)
         except ValidationError as error:
+            # Runs that somebody has started past this app may have any body.
+            if initial_payload_parser is not None and not _is_json(claim.body):
+                return parse_payload(initial_payload_parser, claim.body, name)
             raise InputError(payload_error(route, payload, error)) from error
 
     failures = None
@@ -202,6 +209,14 @@ def _payload_codec(function: Callable[..., Any]) -> Codec[Any]:
         found = "has no annotation" if annotation is inspect.Parameter.empty else f"is a {type_name(annotation)}"
         raise ConfigurationError(f"the parameter '{required[0].name}' of '{name}' {found}; {wanted}")
     return Codec.of(get_args(annotation)[0])
+
+
+def _is_json(text: str) -> bool:
+    try:
+        from_json(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _annotation(function: Callable[..., Any], parameter: str, name: str) -> Any:

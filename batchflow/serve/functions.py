@@ -28,6 +28,7 @@ from batchflow.errors import BatchflowError, ConfigurationError, InputError
 from batchflow.serve.children import ChildOptions, ParentLink
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint
+from batchflow.serve.failure import describe_error
 from batchflow.serve.runs import RunHandle
 from batchflow.serve.trigger import (
     Dedup,
@@ -313,6 +314,19 @@ class ServedFunction(Generic[Payload, Result]):
         text, _ = self.payload.round_trip(payload, where=where)
         self.client.limit.check(text, where)
         return text
+
+
+def parse_payload(parser: Callable[[str], Payload], text: str, function: str) -> Payload:
+    """Return the payload that the parser of a function makes of a body.
+
+    Raises:
+        InputError: the parser raises.
+    """
+    try:
+        return parser(text)
+    except Exception as error:
+        name = getattr(parser, "__name__", "initial_payload_parser")
+        raise InputError(f"the parser '{name}' of '{function}' cannot read this: {describe_error(error)}") from error
 
 
 def payload_error(route: str, payload: Codec[Any], error: ValidationError) -> str:

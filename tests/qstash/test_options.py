@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from batchflow import Batchflow, FlowControl, QStash, RateLimited, RetryPolicy, WorkflowContext
 from batchflow.engine.push_client import PushRequest
 from batchflow.engine.push_response import PushResponse
-from batchflow.errors import ConfigurationError, StepFailed
+from batchflow.errors import ConfigurationError, InputError, StepFailed
 from batchflow.qstash.engine import QStashEngine
 from tests.qstash.stage import APP_URL, WireStage
 
@@ -254,11 +254,11 @@ async def test_options_that_qstash_does_not_keep_are_refused_when_the_run_is_sta
     async def parent(ctx: WorkflowContext[None]) -> None:
         try:
             await ctx.invoke("child", child, None, **UNKEPT_OF_RUNS[sentence])
-        except ConfigurationError as error:
+        except InputError as error:
             said.append(str(error))
 
     await stage.open()
-    with pytest.raises(ConfigurationError, match=sentence):
+    with pytest.raises(InputError, match=sentence):
         await child.trigger(None, **UNKEPT_OF_RUNS[sentence])
     await parent.trigger(None)
     await stage.drive()
@@ -289,3 +289,31 @@ async def test_a_rate_limit_of_days_is_tried_again_after_a_day(stage: WireStage)
     await limited.trigger(None)
     await stage.drive()
     assert [later - earlier for earlier, later in pairwise(times)] == [86_400_000]
+
+
+async def test_over_http_they_are_refused_as_what_the_caller_has_sent(stage: WireStage) -> None:
+    @stage.flow.serve("/strict")
+    async def strict(ctx: WorkflowContext[int]) -> None: ...
+
+    await stage.open()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(stage.client.app or FastAPI())) as http:
+        answer = await http.post(f"{APP_URL}/strict", json=1, headers={"Upstash-Label": "a, b"})
+    assert answer.status_code == 422
+    assert (
+        answer.json()["error"]
+        == "'Upstash-Label' cannot be 'a, b'; QStash has labels of letters, digits, '-', '_' and '.'"
+    )
+
+
+async def test_the_parser_of_a_function_reads_the_body_with_which_another_program_triggers_it(stage: WireStage) -> None:
+    @stage.flow.serve("/shout", initial_payload_parser=str.upper)
+    async def shout(ctx: WorkflowContext[str]) -> str:
+        await ctx.sleep("a moment", "1s")
+        return ctx.payload
+
+    await stage.open()
+    async with httpx.AsyncClient(transport=stage.transport, headers={"authorization": f"Bearer {stage.token}"}) as http:
+        url = f"http://qstash.test/v2/trigger/{APP_URL}/shout"
+        started = await http.post(url, content=b"hello", headers={"content-type": "text/plain"})
+    await stage.drive()
+    assert (await stage.flow.run(started.json()["workflowRunId"]).status()).result == '"HELLO"'
