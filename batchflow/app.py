@@ -354,12 +354,6 @@ class Batchflow:
         find = self._deliveries and self._deliveries.find_account
         account = find_account(find, qstash_client, receiver, env, disable_telemetry)
         declared = as_schedule(schedule)
-        if declared is not None and self._deliveries is not None:
-            raise ConfigurationError(
-                "is not supported on QStash",
-                option="schedule",
-                want="make the schedule in QStash: POST /v2/schedules/URL with Upstash-Cron",
-            )
         environment = os.environ if env is None else env
         public_url = PublicUrl(route=route, url=url, base_url=base_url, env=environment)
 
@@ -401,6 +395,8 @@ class Batchflow:
 
     def _add_schedule_target(self, target: ScheduleTarget) -> None:
         declared = target.declared_schedule
+        if declared is not None:
+            self.engine.check_schedule(declared)
         for other in self.engine.schedule_targets.values():
             if declared and other.declared_schedule and other.declared_schedule.id == declared.id:
                 raise DuplicateNameError(
@@ -557,17 +553,12 @@ class Batchflow:
     @property
     def schedules(self) -> ScheduleAdmin:
         """The schedules of workflows and functions: to make, list, pause, fire and delete them."""
-        self._refuse_on_qstash("schedules")
         return self._schedules
 
     @property
     def limits(self) -> LimitAdmin:
         """The limits of flow keys: to list, show, pin, pause and reset them."""
         return self._limit_admin
-
-    def _refuse_on_qstash(self, what: str) -> None:
-        if self._deliveries is not None:
-            raise ConfigurationError(f"QStash has {what} of this app: use its console, or its REST API")
 
     async def cancel(
         self,

@@ -15,7 +15,7 @@ from batchflow.core.schedule import (
     ScheduleStatus,
     check_overlap,
 )
-from batchflow.core.store import Schedules
+from batchflow.core.store import ScheduleStore
 from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import ConfigurationError, InputError, NotFoundError
 from batchflow.serve.validation import format_value, validate_headers, validate_label
@@ -27,8 +27,8 @@ class ScheduleHost(Protocol):
     """The part of an engine that schedules need."""
 
     @property
-    def store(self) -> Schedules:
-        """The store."""
+    def schedule_store(self) -> ScheduleStore:
+        """The schedules."""
         ...
 
     @property
@@ -58,6 +58,11 @@ class ScheduleAdmin:
 
     def __init__(self, host: ScheduleHost) -> None:
         self._host = host
+
+    @property
+    def destinations(self) -> frozenset[str]:
+        """The destinations of the workflows and functions of the app."""
+        return frozenset(self._host.schedule_targets)
 
     async def create(
         self,
@@ -105,7 +110,7 @@ class ScheduleAdmin:
                 got=f"'{schedule.id}'",
                 want="name another",
             )
-        status = await self._host.store.put_schedule(schedule, times.next_after(self._host.now()))
+        status = await self._host.schedule_store.put_schedule(schedule, times.next_after(self._host.now()))
         self._host.wake_schedules()
         return status
 
@@ -115,14 +120,14 @@ class ScheduleAdmin:
         Raises:
             NotFoundError: it does not exist.
         """
-        found = await self._host.store.schedule(id)
+        found = await self._host.schedule_store.schedule(id)
         if found is None:
             raise await self._not_found(id)
         return found
 
     async def list(self, *, after: str = "", limit: int = 100) -> Sequence[ScheduleStatus]:
         """The schedules whose ids are after `after`, by id, those of other apps of the store too."""
-        return await self._host.store.schedules(after=after, limit=limit)
+        return await self._host.schedule_store.schedules(after=after, limit=limit)
 
     async def pause(self, id: str) -> ScheduleStatus:
         """Fire no more until `resume`; a deploy does not undo this. Pausing again changes nothing.
@@ -130,7 +135,7 @@ class ScheduleAdmin:
         Raises:
             NotFoundError: it does not exist.
         """
-        await self._host.store.pause_schedule(id)
+        await self._host.schedule_store.pause_schedule(id)
         return await self.get(id)
 
     async def resume(self, id: str) -> ScheduleStatus:
@@ -140,7 +145,7 @@ class ScheduleAdmin:
             NotFoundError: it does not exist.
         """
         status = await self.get(id)
-        await self._host.store.resume_schedule(id, status.schedule.cron.next_after(self._host.now()))
+        await self._host.schedule_store.resume_schedule(id, status.schedule.cron.next_after(self._host.now()))
         self._host.wake_schedules()
         return await self.get(id)
 
@@ -157,7 +162,7 @@ class ScheduleAdmin:
                 field="id",
                 status=409,
             )
-        if not await self._host.store.delete_schedule(id):
+        if not await self._host.schedule_store.delete_schedule(id):
             raise await self._not_found(id)
 
     async def trigger(self, id: str) -> FireResult:
@@ -176,7 +181,7 @@ class ScheduleAdmin:
             start = target.scheduled_start(schedule, now)
             queue = schedule.overlap == "queue"
             fire = Fire(id=id, version=status.version, at=now, next_at=status.next_at, start=start, queue=queue)
-            result = await self._host.store.fire_schedule(fire)
+            result = await self._host.schedule_store.fire_schedule(fire)
             if result.outcome == "fired":
                 self._host.report_start(start)
             if result.outcome != "stale":
@@ -206,7 +211,7 @@ class ScheduleAdmin:
         return next((it for it in self._host.schedule_targets.values() if _declares(it, id)), None)
 
     async def _not_found(self, id: str) -> NotFoundError:
-        known = [it.id for it in await self._host.store.schedules(limit=500)]
+        known = [it.id for it in await self._host.schedule_store.schedules(limit=500)]
         return NotFoundError(f"there is no schedule '{id}'{did_you_mean(id, known)}", field="id")
 
 

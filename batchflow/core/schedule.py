@@ -46,7 +46,6 @@ _ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-_FIELDS = 5
 _DAY_MS = 86_400_000
 _EXAMPLE = "'0 3 * * *' for each day at 03:00"
 
@@ -91,6 +90,11 @@ class Cron(NamedTuple):
             )
         return cron
 
+    @property
+    def fields(self) -> str:
+        """The expression as five fields, without a name such as `@daily`."""
+        return _ALIASES.get(self.expression, self.expression)
+
     def next_after(self, at: int) -> int | None:
         """The first time after `at` at which it fires, in ms since the epoch; None: not within 50 years."""
         return next(self.times_after(at), None)
@@ -99,8 +103,7 @@ class Cron(NamedTuple):
         """The times after `at` at which it fires, in ms since the epoch."""
         from cronsim import CronSim
 
-        expression = _ALIASES.get(self.expression, self.expression)
-        found = CronSim(expression, datetime.fromtimestamp(at / 1000, _zone(self.timezone)))
+        found = CronSim(self.fields, datetime.fromtimestamp(at / 1000, _zone(self.timezone)))
         for time in found:
             # In a repeated hour the search begins with local times that were before `at`.
             if (ms := int(time.astimezone(UTC).timestamp()) * 1000) > at:
@@ -138,7 +141,7 @@ def _check_expression(text: str, given: str) -> str:
             )
         return text
     count = len(text.split())
-    if count != _FIELDS:
+    if count != 5:
         raise ConfigurationError(
             f"which has {count} field{'' if count == 1 else 's'}",
             option="cron",
@@ -256,8 +259,7 @@ class NewSchedule:
     """A schedule as it is put into a store.
 
     Its fires start a batch or a run, as `starts` says, at the `destination` of the workflow or function `target`, with
-    the JSON text `payload`. A `declared`
-    one belongs to the code of its target, which puts it when a worker starts, and removes it.
+    the JSON text `payload`. A `declared` one belongs to the code of its target, which puts it and removes it.
     """
 
     id: str
@@ -274,8 +276,7 @@ class NewSchedule:
     @property
     def text(self) -> str:
         """It as JSON, as a store keeps it; equal schedules have the same text."""
-        headers = dict(self.headers)
-        return to_json([headers if name == "headers" else getattr(self, name) for name in _STORED]).decode()
+        return to_json([dict(self.headers) if it == "headers" else getattr(self, it) for it in _STORED]).decode()
 
     @classmethod
     def of_text(cls, text: str) -> "NewSchedule":

@@ -377,8 +377,11 @@ class AdminCommands(FlowKeys, Protocol):
         ...
 
 
-class Schedules(Protocol):
-    """Schedules, and their fires. The caller reads cron expressions; a store knows only times."""
+class ScheduleStore(Protocol):
+    """The schedules of an app, as operators see and change them: those of its store, or of QStash.
+
+    The caller reads cron expressions; a store knows only times.
+    """
 
     async def put_schedule(self, schedule: NewSchedule, next_at: int | None) -> ScheduleStatus:
         """Add a schedule that fires first at `next_at`, or replace the definition of the one with its id.
@@ -387,10 +390,6 @@ class Schedules(Protocol):
         and time zone are the same: a fire that was missed meanwhile is not lost. Putting the same definition again
         changes nothing.
         """
-        ...
-
-    async def plan_schedule(self, id: str, version: int, next_at: int | None) -> bool:
-        """Set the time of the next fire, unless the schedule has changed since it had this `version`."""
         ...
 
     async def pause_schedule(self, id: str) -> bool:
@@ -416,16 +415,24 @@ class Schedules(Protocol):
         """
         ...
 
-    async def due_schedules(self, destinations: Sequence[str], limit: int = 100) -> DueSchedules:
-        """The schedules with these `destinations` that are due, or whose queued fire may start; not the paused ones."""
-        ...
-
     async def schedule(self, id: str) -> ScheduleStatus | None:
         """A schedule; None if it does not exist."""
         ...
 
     async def schedules(self, *, after: str = "", limit: int = 100) -> Sequence[ScheduleStatus]:
         """The schedules whose ids are after `after`, by id."""
+        ...
+
+
+class Schedules(ScheduleStore, Protocol):
+    """Schedules, and their fires."""
+
+    async def plan_schedule(self, id: str, version: int, next_at: int | None) -> bool:
+        """Set the time of the next fire, unless the schedule has changed since it had this `version`."""
+        ...
+
+    async def due_schedules(self, destinations: Sequence[str], limit: int = 100) -> DueSchedules:
+        """The schedules with these `destinations` that are due, or whose queued fire may start; not the paused ones."""
         ...
 
 

@@ -28,9 +28,9 @@ from batchflow.core.ports import (
 )
 from batchflow.core.posts import PUSH_SCHEDULE_DESTINATION
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.schedule import ScheduledStart
+from batchflow.core.schedule import NewSchedule, ScheduledStart
 from batchflow.core.settlement import Notice
-from batchflow.core.store import AdminCommands, FlowKeyAdmin, Ledger, RunReads, Store
+from batchflow.core.store import AdminCommands, FlowKeyAdmin, Ledger, RunReads, ScheduleStore, Store
 from batchflow.engine.backlog import WriteBacklog
 from batchflow.engine.callbacks import CallbackSettings
 from batchflow.engine.caller import HttpCaller
@@ -137,6 +137,11 @@ class Engine:
     def dead_letters(self) -> DeadLetterStore:
         """See the port."""
         return StoredDeadLetters(self.store)
+
+    @property
+    def schedule_store(self) -> ScheduleStore:
+        """The schedules, as operators see and change them."""
+        return self.store
 
     @property
     def flow_keys(self) -> FlowKeyAdmin:
@@ -347,6 +352,9 @@ class Engine:
     def make_cron(self) -> CronScheduler:
         """The schedules of this process, which nothing fires yet."""
         return CronScheduler(self.store, self.schedule_targets, self.report_start)
+
+    def check_schedule(self, schedule: NewSchedule) -> None:
+        """Raise `ConfigurationError` for a schedule that code declares, and that could not be fired."""
 
     def new_schedule_id(self) -> str:
         """An id for a schedule that is made without one."""

@@ -61,6 +61,8 @@ class Routers:
         EventEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         DeadLetterEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         FlowKeyEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
+        always = deliveries is not None
+        ScheduleEndpoints(client, schedules, max_body=limits.max_body, always_served=always).add_routes(self.admin)
         HealthEndpoints(client, access).add_routes(self.webhooks)
         if deliveries is None:
             self._add_own(client, workflows, schedules)
@@ -75,7 +77,6 @@ class Routers:
         BatchOperations(client, workflows, max_body=max_body).add_routes(self.admin)
         RetryEndpoint(client, workflows, max_body=max_body).add_routes(self.admin)
         WorkerEndpoints(client).add_routes(self.admin)
-        ScheduleEndpoints(client, schedules, max_body=max_body).add_routes(self.admin)
         WebhookEndpoint(client, max_body=max_body).add_routes(self.webhooks)
 
     def add(self, served: Workflow[Any, Any] | ServedFunction[Any, Any]) -> None:

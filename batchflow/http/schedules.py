@@ -46,12 +46,16 @@ class ScheduleRequest(BaseModel):
 
 
 class ScheduleEndpoints:
-    """Makes, lists, shows, pauses, resumes, fires and deletes schedules."""
+    """Makes, lists, shows, pauses, resumes, fires and deletes schedules.
 
-    def __init__(self, client: Client, schedules: ScheduleAdmin, *, max_body: int) -> None:
+    What they start is `always_served` if another program calls it, and no worker.
+    """
+
+    def __init__(self, client: Client, schedules: ScheduleAdmin, *, max_body: int, always_served: bool = False) -> None:
         self._client = client
         self._schedules = schedules
         self._max_body = max_body
+        self._always_served = always_served
 
     def add_routes(self, router: APIRouter) -> None:
         """Add the routes."""
@@ -146,6 +150,8 @@ class ScheduleEndpoints:
         return json_response(ScheduleInfo.of(status, await self._served()))
 
     async def _served(self) -> frozenset[str]:
+        if self._always_served:
+            return self._schedules.destinations
         return served_by(await self._client.store.workers())
 
 

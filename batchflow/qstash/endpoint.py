@@ -150,7 +150,7 @@ class WireEndpoint:
             # It has ended meanwhile.
             return _success(wire_run)
         except StoreError as error:
-            return _failure(FailureResponse(500, type(error).__name__, str(error), ""))
+            return failure_answer(FailureResponse(500, type(error).__name__, str(error), ""))
 
     async def _read(self, request: WireRequest, wire_run: str) -> DeliveredRun:
         headers, now = request.headers, self._engine.runtime.clock.now()
@@ -191,7 +191,7 @@ class WireEndpoint:
         settlement = await _run(self._endpoint, claim, runtime, recorder)
         now = runtime.clock.now()
         if settlement is None:
-            return _failure(FailureResponse(500, "StoreError", "QStash could not record a step", ""))
+            return failure_answer(FailureResponse(500, "StoreError", "QStash could not record a step", ""))
         match settlement.ending:
             case "done":
                 await self._engine.finish(address, settlement.result)
@@ -202,7 +202,7 @@ class WireEndpoint:
             case "retry" | "parked" | "released":
                 return _retry_answer(settlement, now)
             case "dead" | "failed":
-                return _failure(FailureResponse.of_error(489, settlement.error or ""))
+                return failure_answer(FailureResponse.of_error(489, settlement.error or ""))
             case "cancelled":
                 # By `ctx.cancel()`, or from outside: then QStash knows it, and nothing changes.
                 await self._engine.cancel_run(claim.id)
@@ -263,13 +263,13 @@ class WireEndpoint:
         finally:
             self._engine.told.pop(letter.id, None)
         if settlement is None:
-            return _failure(FailureResponse(500, "StoreError", "the failure function could not be called", ""))
+            return failure_answer(FailureResponse(500, "StoreError", "the failure function could not be called", ""))
         if settlement.ending == "done":
             result: Any = from_json(settlement.result or "null")
             return WireAnswer(200, _ANSWERED, to_json({"result": result}))
         if settlement.ending in ("retry", "parked", "released") or waits_for_retry(settlement):
             return _retry_answer(settlement, runtime.clock.now())
-        return _failure(FailureResponse.of_error(489, settlement.error or ""))
+        return failure_answer(FailureResponse.of_error(489, settlement.error or ""))
 
 
 async def _run(endpoint: Endpoint, claim: Claim, runtime: Runtime, recorder: WireRecorder | None) -> Settlement | None:
@@ -313,7 +313,8 @@ def _success(run: str, condition: str = "success") -> WireAnswer:
     return WireAnswer(200, _ANSWERED, to_json({"workflowRunId": run, "finishCondition": condition}))
 
 
-def _failure(response: FailureResponse, **headers: str) -> WireAnswer:
+def failure_answer(response: FailureResponse, **headers: str) -> WireAnswer:
+    """The answer that tells of a failure."""
     final = {"Upstash-NonRetryable-Error": "true"} if response.status == 489 else {}
     return WireAnswer(response.status, {**_ANSWERED, **final, **headers}, response.body)
 
@@ -323,7 +324,7 @@ def _retry_answer(settlement: Settlement, now: int) -> WireAnswer:
     error = settlement.error or (settlement.failures[-1].message if settlement.failures else "")
     response = FailureResponse.of_error(429 if settlement.ending == "parked" else 500, error)
     wait = min(max(0, settlement.due - now), LONGEST_RETRY_WAIT_MS)
-    return _failure(response, **{"Retry-After": str(-(-wait // 1000))})
+    return failure_answer(response, **{"Retry-After": str(-(-wait // 1000))})
 
 
 def _policy(policy: RetryPolicy, headers: Mapping[str, str]) -> RetryPolicy:

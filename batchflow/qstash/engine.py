@@ -11,10 +11,12 @@ from batchflow.core.message import Message
 from batchflow.core.ports import Runtime
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
+from batchflow.core.schedule import NewSchedule
 from batchflow.core.store import RunReads
+from batchflow.engine.cron import CronScheduler
 from batchflow.engine.engine import Engine
 from batchflow.engine.stored_letters import StoredDeadLetters
-from batchflow.errors import ConfigurationError, StoreUnavailable
+from batchflow.errors import ConfigurationError, InputError, StoreError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.account_reads import RunsOfAccounts
@@ -23,6 +25,7 @@ from batchflow.qstash.letters import QStashDeadLetters
 from batchflow.qstash.reads import QStashRuns
 from batchflow.qstash.rest import QStashRefused, QStashRest
 from batchflow.qstash.run_options import check_run_options
+from batchflow.qstash.schedules import QStashSchedules, check_schedule
 from batchflow.serve.app_url import user_headers
 from batchflow.serve.endpoint import Endpoint
 from batchflow.wire.submissions import (
@@ -98,6 +101,13 @@ class QStashEngine(Engine):
         routes = [it for it in self._served if self.account_of(it).rest is self.rest and it.startswith("/")]
         items = StoredDeadLetters(self.store)
         return QStashDeadLetters(self.rest, self.run_store, routes, self.url_of, self._route_of, items)
+
+    @property
+    def schedule_store(self) -> QStashSchedules:
+        """See the engine: those of all accounts, and of the store."""
+        return QStashSchedules(
+            self, self.store, self._rests(), lambda route: self.account_of(route).rest, self.url_of, self._route_of
+        )
 
     @property
     def flow_keys(self) -> QStashFlowKeys:
@@ -194,8 +204,11 @@ class QStashEngine(Engine):
         raise ConfigurationError("QStash calls the endpoints of this app: serve its router, and start no worker")
 
     async def open(self, *, wait: bool = False) -> None:
-        """See the engine."""
+        """See the engine. The schedules that the code declares are put into QStash."""
+        was_open = self.loop is not None
         await super().open(wait=wait)
+        if not was_open:
+            await self._declare_schedules()
         open_to_all = [route for route in self.accounts if self.accounts[route].receiver is None]
         if self.account.receiver is None:
             logger().warning(
@@ -207,6 +220,25 @@ class QStashEngine(Engine):
                 "may run their steps",
                 functions=sorted(open_to_all),
             )
+
+    def make_cron(self) -> CronScheduler:
+        """See the engine: the schedules of functions are in QStash."""
+        batches = {route: it for route, it in self.schedule_targets.items() if it.schedule_starts == "batch"}
+        return CronScheduler(self.store, batches, self.report_start)
+
+    def check_schedule(self, schedule: NewSchedule) -> None:
+        """See the engine."""
+        try:
+            check_schedule(schedule)
+        except InputError as error:
+            raise ConfigurationError(f"the schedule of '{schedule.destination}': {error}") from error
+
+    async def _declare_schedules(self) -> None:
+        try:
+            await self.schedule_store.declare()
+        except (InputError, StoreError) as error:
+            # Everything else works; the next start tries again.
+            logger().error("[batchflow:error] Schedules could not be put into QStash", error=str(error))
 
     async def close(self) -> None:
         """See the engine; the connections to QStash are closed too."""

@@ -10,8 +10,8 @@ from batchflow.core.ports import DeadLetterPosition, DeadLetterStore
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.store import RunReads
 from batchflow.errors import InputError, NotFoundError
-from batchflow.qstash.endpoint import user_headers
 from batchflow.qstash.rest import QStashRest
+from batchflow.qstash.run_options import user_headers
 from batchflow.qstash.runs import LettersPage, RouteOf, ShownLetter
 from batchflow.wire.submissions import RunSettings, Submission, own_id, settings_headers, wire_id
 

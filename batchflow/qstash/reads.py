@@ -9,7 +9,7 @@ from batchflow.core.message import UnservedWork
 from batchflow.core.run import Run, RunQuery, Waiter
 from batchflow.qstash.flow_keys import QStashFlowKeys
 from batchflow.qstash.rest import QStashRest
-from batchflow.qstash.runs import RunsPage, ShownWaiter
+from batchflow.qstash.runs import RunsPage, ShownWaiter, wire_state
 from batchflow.wire.submissions import wire_id
 
 _PAGE = 10
@@ -46,6 +46,8 @@ class QStashRuns:
         asked: dict[str, str] = {"count": str(_PAGE)}
         if query.label is not None:
             asked["label"] = query.label
+        if query.state is not None:
+            asked["state"] = wire_state(query.state)
         if query.destination is not None:
             asked["workflowUrl"] = self._url_of(query.destination)
         if query.before is not None:

@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from batchflow.core.duration import format_duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.schedule import SCHEDULE_ID_HEADER
 from batchflow.errors import InputError
 from batchflow.wire.headers import NOT_FORWARDED
 from batchflow.wire.publish_headers import MAX_PERIOD_S, is_name
+
+SCHEDULE_ID = SCHEDULE_ID_HEADER.lower()
+"""The header with the id of a schedule, of its requests and of the runs that they start."""
 
 LONGEST_RETRY_WAIT_MS = 86_400_000
 """QStash waits no longer before a retry."""
@@ -35,9 +39,14 @@ def check_run_options(
 
 
 def user_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a delivery that the trigger has set: without those of QStash, of HTTP and of proxies."""
+    """The headers of a delivery that the trigger has set: without those of QStash, of HTTP and of proxies.
+
+    The id of the schedule that has started a run is one of them.
+    """
     return {
-        name: value for name, value in headers.items() if not name.startswith(_OWN) and name not in _NOT_OF_TRIGGERS
+        name: value
+        for name, value in headers.items()
+        if name == SCHEDULE_ID or (not name.startswith(_OWN) and name not in _NOT_OF_TRIGGERS)
     }
 
 

@@ -27,6 +27,11 @@ _STEP_STATES: Mapping[str, StepState] = MappingProxyType(
 )
 
 
+def wire_state(state: RunState) -> str:
+    """The state of a run as QStash has it."""
+    return next((wire for wire, own in _STATES.items() if own == state), "RUN_STARTED")
+
+
 _CALL_STATES: Mapping[str, FailureState] = MappingProxyType(
     {"CALLBACK_INPROGRESS": "in_progress", "CALLBACK_SUCCESS": "succeeded", "CALLBACK_FAIL": "failed"}
 )

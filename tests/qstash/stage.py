@@ -69,10 +69,15 @@ class WireStage:
         self.token = token = await self.server.tokens.create(TENANT)
         async with httpx.AsyncClient(transport=self.transport, headers={"authorization": f"Bearer {token}"}) as http:
             self.keys = (await http.get("http://qstash.test/v2/keys")).json()
-        self.flow = Batchflow(
+        self.flow = self.again()
+        return self
+
+    def again(self) -> Batchflow:
+        """Another app of the same QStash, as after a deploy."""
+        return Batchflow(
             QStash(
                 url="http://qstash.test",
-                token=token,
+                token=self.token,
                 current_signing_key=self.keys["current"],
                 next_signing_key=self.keys["next"],
                 transport=self.transport,
@@ -81,7 +86,6 @@ class WireStage:
             clock=self.clock,
             entropy=FixedEntropy(),
         )
-        return self
 
     async def open(self) -> None:
         """Start the app, once its functions are declared."""

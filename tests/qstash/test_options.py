@@ -60,8 +60,6 @@ def flow(environment: pytest.MonkeyPatch) -> Batchflow:
 
 REFUSED: dict[str, Callable[[Batchflow], object]] = {
     "'greet' is a batch": lambda flow: flow.batch(greet),
-    "'schedule' is not supported on QStash": lambda flow: flow.serve("/daily", schedule="0 3 * * *"),
-    "QStash has schedules": lambda flow: flow.schedules,
 }
 
 
