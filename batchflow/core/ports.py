@@ -385,9 +385,8 @@ class Recorder(Protocol):
         """
         ...
 
-    @property
-    def most_attempts(self) -> int | None:
-        """The most attempts that a step may have, whatever its own policy; None: as many as that says."""
+    def check_step(self, retry: RetryPolicy) -> None:
+        """Raise `ConfigurationError` for a policy of one step that cannot be kept as it is."""
         ...
 
     def plan(self, asked: Sequence[Step], settled: AbstractSet[int]) -> Sequence[Plan]:

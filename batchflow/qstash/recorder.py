@@ -10,7 +10,7 @@ from batchflow.core.ports import Clock, Entropy, Plan, RecordResult
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
 from batchflow.core.settlement import AcceptWebhook, Effect, Listen, Notify, Publish
-from batchflow.errors import InputError
+from batchflow.errors import ConfigurationError, InputError
 from batchflow.qstash.rest import QStashRefused
 from batchflow.qstash.run_options import check_run_options
 from batchflow.serve.failure import retry_at
@@ -58,11 +58,6 @@ class WireRecorder:
 
     stops = True
 
-    @property
-    def most_attempts(self) -> int:
-        """See the port: QStash delivers as often as the policy of the run says."""
-        return self.policy.attempts
-
     def __init__(
         self,
         address: Address,
@@ -89,6 +84,19 @@ class WireRecorder:
     @property
     def _concurrent(self) -> int:
         return self._run.concurrent if self._run.target else 1
+
+    def check_step(self, retry: RetryPolicy) -> None:
+        """See the port: QStash delivers as often as the policy of the run says."""
+        if retry.attempts > self.policy.attempts:
+            raise ConfigurationError(
+                f"has {retry.retries} retries, and QStash delivers a run of this function {self.policy.attempts} times",
+                option="retry",
+                want=f"give the function more: @flow.serve(…, retries={retry.retries})",
+            )
+        try:
+            check_run_options(None, retry, None, {})
+        except InputError as error:
+            raise ConfigurationError(str(error)) from error
 
     def plan(self, asked: Sequence[Step], settled: AbstractSet[int]) -> Sequence[Plan]:
         """See the class."""

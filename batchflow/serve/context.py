@@ -15,7 +15,6 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect, Notify
-from batchflow.errors import ConfigurationError
 from batchflow.logs import SafeLogger, logger
 from batchflow.serve.app_url import ROOT_HEADER, PublicUrl, user_headers
 from batchflow.serve.callables import as_async
@@ -207,13 +206,8 @@ class WorkflowContext(Generic[Payload]):
         `TimeoutError`. A plain function cannot be cancelled: its thread runs on, and its result is dropped.
         """
         check_retry(retry)
-        most = self._execution.recorder.most_attempts
-        if retry is not None and most is not None and retry.attempts > most:
-            raise ConfigurationError(
-                f"has {retry.attempts - 1} retries, and QStash delivers a run of this function {most} times",
-                option="retry",
-                want=f"give the function more: @flow.serve(…, retries={retry.attempts - 1})",
-            )
+        if retry is not None:
+            self._execution.recorder.check_step(retry)
         return StepRunner(self._execution, StepOptions(retry=retry, timeout_ms=parse_timeout(timeout)))
 
     def sleep(self, name: str, duration: Duration, /) -> Coroutine[Any, Any, None]:

@@ -29,8 +29,6 @@ class DirectRecorder:
 
     __slots__ = ("_claim", "_entropy", "_journaling", "clock", "policy", "stops")
 
-    most_attempts = None
-
     def __init__(self, claim: Claim, policy: RetryPolicy, runtime: Runtime) -> None:
         self._claim = claim
         self._journaling = runtime.journaling
@@ -38,6 +36,9 @@ class DirectRecorder:
         self.policy = policy
         self.clock = runtime.clock
         self.stops = runtime.always_replay
+
+    def check_step(self, retry: RetryPolicy) -> None:
+        """See the port: each policy is kept."""
 
     def plan(self, asked: Sequence[Step], settled: AbstractSet[int]) -> Sequence[Plan]:
         """Execute every step."""

@@ -99,10 +99,11 @@ async def test_a_step_with_more_retries_than_its_function_is_refused(stage: Wire
 
     @stage.flow.serve("/patient", retries=1)
     async def patient(ctx: WorkflowContext[None]) -> None:
-        try:
-            ctx.step(retry=RetryPolicy(retries=9))
-        except ConfigurationError as error:
-            said.append(str(error))
+        for policy in (RetryPolicy(retries=9), RetryPolicy(retries=1, cap="2d")):
+            try:
+                ctx.step(retry=policy)
+            except ConfigurationError as error:
+                said.append(str(error))
         await ctx.step(retry=RetryPolicy(retries=1)).run("step", step)
 
     async def step() -> None: ...
@@ -112,6 +113,7 @@ async def test_a_step_with_more_retries_than_its_function_is_refused(stage: Wire
     await stage.drive()
     assert (await run.status()).state == "completed"
     assert "QStash delivers a run of this function 2 times" in said[0]
+    assert "'retry' waits up to 2d before a retry" in said[1]
 
 
 def test_a_token_without_a_user_makes_no_webhook(flow: Batchflow) -> None:
