@@ -167,9 +167,10 @@ class Batchflow:
         kind = Engine
         if qstash is not None:
             # Imported only by the apps that use it.
+            from batchflow.qstash.connection import store_of
             from batchflow.qstash.engine import QStashEngine
 
-            kind = QStashEngine
+            kind, store = QStashEngine, store_of(qstash, self.settings, clock)
         self.engine: Engine = kind(
             open_store(self.settings, clock) if store is None or isinstance(store, str | QStash) else store,
             self._endpoints,
@@ -191,7 +192,7 @@ class Batchflow:
             from batchflow.qstash.connection import connect
 
             self.worker = False
-            self._deliveries = connect(self.engine, qstash, self.settings, self._endpoints)
+            self._deliveries = connect(self.engine, qstash, self.settings, self._endpoints, self._router_path)
         self.engine.callbacks = CallbackSettings(notification_body, self.settings.qstash_current_signing_key)
         self._schedules = ScheduleAdmin(self.engine)
         self._limit_admin = LimitAdmin(self.engine)
@@ -218,10 +219,7 @@ class Batchflow:
 
     def _add(self, bound: Bound) -> Bound:
         if self._deliveries is not None:
-            raise ConfigurationError(
-                f"QStash runs the functions of @flow.serve, and '{bound.name}' is a batch: give it an app of its own, "
-                f"such as Batchflow('sqlite:///batchflow.db')"
-            )
+            self._deliveries.check_batch(bound.definition)
         if bound.name in self._workflows:
             raise DuplicateNameError(
                 f"two workflows are named '{bound.name}'; "
@@ -686,6 +684,8 @@ class Batchflow:
         if self._routers is not None and (path := self._routers.prefix_in(app)) is not None:
             self._router_path.path = path
         await self._start_with_server()
+        if self._deliveries is not None and self._workflows:
+            await self._deliveries.schedule()
         try:
             yield
         finally:

@@ -121,6 +121,10 @@ class Settings(BaseSettings):
         default="sqlite:///batchflow.db",
         description="where state lives: sqlite:///PATH, sqlite:// for memory, or redis://HOST:PORT",
     )
+    store: str | None = Field(
+        default=None,
+        description="where the state of batches lives if QStash is the engine: redis://HOST:PORT or sqlite:///PATH",
+    )
     ledger: str | None = Field(
         default=None,
         description="where the ledger of processed items is kept, if not in the store: redis://HOST:PORT",
@@ -278,7 +282,7 @@ def _format(name: str, value: object) -> str:
 
 def _printable(name: str, value: object) -> object:
     """The value of a setting as it may be shown."""
-    if isinstance(value, str) and name in ("url", "ledger"):
+    if isinstance(value, str) and name in ("url", "store", "ledger"):
         return printable_store_url(value)
     return without_credentials(value) if isinstance(value, str) and name == "app_url" else value
 
@@ -298,10 +302,8 @@ def open_store(settings: Settings, clock: Clock) -> Store:
             raise ConfigurationError(
                 f"'{settings.display_url}' names no store; write qstash://, and the address in QSTASH_URL"
             )
-        from batchflow.stores.sqlite import SqliteStore
-
-        # Runs of functions live in QStash; nothing else is there.
-        return SqliteStore(":memory:", clock=clock)
+        # Without a store for batches nothing is in it: runs of functions live in QStash.
+        return open_store(settings.model_copy(update={"url": settings.store or "sqlite://", "store": None}), clock)
     if scheme == "sqlite" and "://" in settings.url:
         from batchflow.stores.sqlite import SqliteStore
 

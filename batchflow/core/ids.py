@@ -31,6 +31,11 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: no i, l, o, u
 _ITEM_RUN = re.compile(r"(bat_[0-9A-Za-z_-]+)\.r([0-9]{9})")
 
 
+def is_of_batch(id: str) -> bool:
+    """True for the id of a batch, and for those that are derived from one."""
+    return id.startswith("bat_")
+
+
 def batch_id(now_ms: int, entropy: bytes) -> str:
     """A new batch's id; a later millisecond sorts later.
 

@@ -207,16 +207,17 @@ class Delivery(Protocol):
         ...
 
     async def claim_one(self, worker: str, id: str, fence: int) -> ClaimResult:
-        """Lease the message `id` to `worker`, with a new fence, if it waits and its latest fence is `fence`.
+        """Lease the message `id` to `worker`, with a new fence, if its latest fence is `fence`.
 
+        It waits, or the worker that hands it over holds it still, and loses it: who names the fence has it from there.
         Its due time, its place in its lane, and the parallelism and rate of its flow keys do not hold it back: the
         caller has kept them. It takes room of its keys, and none of their starts; more than their parallelism may be in
         use then. Of a key whose circuit breaker is open it is the trial. The claim is as from `claim`, but a message
         that was lost `SUSPECT_LOSSES` times is not alone: the worker may hold others, and get more.
-        Nothing is leased if the message is not known, has another fence or is held by another worker, or if the worker
-        is not registered. Nor is a message that may not start now, since its batch is paused or is being cancelled, it
-        is held, or one of its keys is paused or parked; it is then due at once, whatever its due time was, so that
-        `claim` leases it as soon as it may start.
+        Nothing is leased if the message is not known or has another fence, or if the worker is not registered. Nor is
+        a message that waits and may not start now, since its batch is paused or is being cancelled, it is held, or one
+        of its keys is paused or parked; it is then due at once, whatever its due time was, so that `claim` leases it as
+        soon as it may start.
         A worker that holds the message with `fence` + 1, whichever verb has leased it, gets the claim again, with the
         journal of now: so the call may be repeated after a lost reply, but two callers of one worker may have the same
         claim. If it is not repeated, the worker may hold the message, without knowing, until its lease ends. `next_due`

@@ -3,9 +3,22 @@
 from collections.abc import Awaitable, Mapping
 from types import MappingProxyType
 
-from batchflow.core.message import Claim
-from batchflow.core.ports import Backlog, Groups, Handler, Interrupts, Lease, LogNames, Runtime
+from batchflow.core.batch import Failure
+from batchflow.core.message import LOSS_LIMIT, Claim
+from batchflow.core.ports import (
+    Backlog,
+    FailedAttempt,
+    FailurePoint,
+    Groups,
+    Handler,
+    Interrupts,
+    Lease,
+    LogNames,
+    Runtime,
+)
+from batchflow.core.secrets import printable_error
 from batchflow.core.settlement import Settlement
+from batchflow.logs import safe_repr
 
 _NO_NAMES: Mapping[str, LogNames] = MappingProxyType({})
 
@@ -77,3 +90,14 @@ class Courier:
         if not await lease.holds(lease.losses):
             return None
         return await self._handler(claim.destination).deliver(claim, self._runtime)
+
+
+def failed_attempt(claim: Claim, error: BaseException, where: FailurePoint) -> FailedAttempt:
+    """An attempt that failed outside of user code; its line has no words about a next one."""
+    return FailedAttempt(
+        error,
+        where,
+        Failure(type(error).__name__, "", printable_error(safe_repr(error))),
+        claim.failures + 1,
+        LOSS_LIMIT,
+    )

@@ -1,18 +1,18 @@
 """The dispatcher: the loop that claims, delivers and settles, with a limited number of active claims."""
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from batchflow.core import settlement
-from batchflow.core.batch import Failure
 from batchflow.core.message import LOSS_LIMIT, Claim, ClaimResult
-from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON, FailedAttempt, FailurePoint, Observers
+from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON, Observers
 from batchflow.core.secrets import printable_error
 from batchflow.core.settlement import Settlement, SettleResult
 from batchflow.core.store import LARGE_TEXT, Store
 from batchflow.engine.clock import ServerClock
-from batchflow.engine.delivery import Courier
+from batchflow.engine.delivery import Courier, failed_attempt
 from batchflow.engine.outage import BACKOFF_S, Outage
 from batchflow.engine.watchers import Watchers
 from batchflow.errors import StoreError
@@ -24,6 +24,7 @@ MIN_IDLE_S = 0.02
 CANCEL_WAIT_S = 2.0
 MAX_LIGHT = 1_000
 HUNG_GRACE_S = 30.0
+OVERDUE_EVERY_S = 1.0
 
 
 class ActiveClaim(NamedTuple):
@@ -33,17 +34,6 @@ class ActiveClaim(NamedTuple):
     started_at: float
     task: "asyncio.Task[None]"
     is_light: bool
-
-
-def _failed_attempt(claim: Claim, error: BaseException, where: FailurePoint) -> FailedAttempt:
-    """An attempt that failed outside of user code; its line has no words about a next one."""
-    return FailedAttempt(
-        error,
-        where,
-        Failure(type(error).__name__, "", printable_error(safe_repr(error))),
-        claim.failures + 1,
-        LOSS_LIMIT,
-    )
 
 
 class Dispatcher:
@@ -136,7 +126,7 @@ class Dispatcher:
 
     async def claim_once(self) -> ClaimResult:
         """Claim for the free slots, and start the deliveries."""
-        return self._start(await self._store.claim(self._worker, self._courier.destinations, self._free_slots))
+        return self.start(await self._store.claim(self._worker, self._courier.destinations, self._free_slots))
 
     @property
     def _is_stopping(self) -> bool:
@@ -167,9 +157,10 @@ class Dispatcher:
                 continue
             if claimed.claims or not outage.has_pending_writes:
                 outage.record_success()
-            return self._start(claimed)
+            return self.start(claimed)
 
-    def _start(self, claimed: ClaimResult) -> ClaimResult:
+    def start(self, claimed: ClaimResult) -> ClaimResult:
+        """Start the deliveries of these claims; the same result."""
         if claimed.now:
             self._clock.sync_to(claimed.now)
         begun = self._loop.time()
@@ -208,6 +199,13 @@ class Dispatcher:
         self._all_wait.set()
 
     # Delivering and settling
+
+    async def wait_until_settled(self, claims: Sequence[Claim]) -> None:
+        """Wait for the ends of these deliveries, and enforce their time limits meanwhile."""
+        tasks = [it.task for claim in claims if (it := self._running.get((claim.id, claim.fence))) is not None]
+        while any(not task.done() for task in tasks):
+            await asyncio.wait(tasks, timeout=OVERDUE_EVERY_S)
+            self.cancel_overdue()
 
     async def _deliver(self, claim: Claim) -> None:
         """Deliver and settle one claim, in the one task that is made for it."""
@@ -275,7 +273,7 @@ class Dispatcher:
     def _settlement_of_failure(self, claim: Claim, error: BaseException) -> Settlement:
         """The settlement of a delivery that failed outside the handler: retried, but not for ever."""
         if (notify := self.observers.attempt_failed) is not None:
-            notify(claim, _failed_attempt(claim, error, "delivery"))
+            notify(claim, failed_attempt(claim, error, "delivery"))
         if claim.failures + 1 >= LOSS_LIMIT:
             return settlement.dead(claim, printable_error(safe_repr(error)))
         return settlement.retry(claim, self._clock.now() + 1000, printable_error(safe_repr(error)))
@@ -295,7 +293,7 @@ class Dispatcher:
                 if not refused:
                     # The store will never accept this settlement; a dead letter names the reason instead.
                     if (notify := self.observers.attempt_failed) is not None:
-                        notify(claim, _failed_attempt(claim, error, "settlement"))
+                        notify(claim, failed_attempt(claim, error, "settlement"))
                     ending = settlement.dead(claim, printable_error(f"{type(error).__name__}: {error}"))
                 await asyncio.sleep(BACKOFF_S[min(refused, len(BACKOFF_S) - 1)])
                 refused += 1

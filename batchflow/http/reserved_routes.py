@@ -4,7 +4,11 @@ import re
 
 from batchflow.errors import DuplicateNameError
 
+DELIVERIES = "/deliveries"
+"""The route to which an engine that calls the app delivers the messages of batches."""
+
 RESERVED_POSTS = (
+    DELIVERIES,
     *("/batches/{id}/pause", "/batches/{id}/resume", "/batches/{id}/cancel", "/batches/{id}/priority"),
     "/batches/{id}/approve",
     "/batches/{id}/retry",

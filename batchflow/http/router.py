@@ -13,6 +13,7 @@ from batchflow.http.batch_operations import BatchOperations
 from batchflow.http.batch_retries import RetryEndpoint
 from batchflow.http.batches import BatchEndpoints
 from batchflow.http.dead_letters import DeadLetterEndpoints
+from batchflow.http.deliveries import Deliveries, DeliveryEndpoint
 from batchflow.http.errors import ErrorHandlingRoute, check_query_params
 from batchflow.http.events import EventEndpoints, WebhookEndpoint
 from batchflow.http.flow_keys import FlowKeyEndpoints
@@ -21,7 +22,7 @@ from batchflow.http.openapi import error_responses
 from batchflow.http.openings import RequestOpening
 from batchflow.http.runs import RunEndpoints, WorkerEndpoints
 from batchflow.http.schedules import ScheduleEndpoints
-from batchflow.http.triggers import Deliveries, FunctionEndpoint, TriggerLimits, WorkflowEndpoints
+from batchflow.http.triggers import FunctionEndpoint, TriggerLimits, WorkflowEndpoints
 from batchflow.http.urls import Urls, router_prefix
 from batchflow.serve.functions import ServedFunction
 
@@ -29,8 +30,8 @@ from batchflow.serve.functions import ServedFunction
 class Routers:
     """Three routers: `triggers` starts work, `webhooks` answers everybody, `admin` is for operators.
 
-    With `deliveries` the routes of functions are among the `webhooks`: the engine that calls them has no token. What
-    is in the app's own store has no routes then. Requests open the app by `opening`.
+    With `deliveries` the routes of functions are among the `webhooks`: the engine that calls them has no token. Of what
+    is in the app's own store only batches have routes then. Requests open the app by `opening`.
 
     `whole` has all three. Each can be included in several apps and under several prefixes. Workflows and functions that
     are added later are served wherever `triggers` or `whole` has been included.
@@ -64,14 +65,15 @@ class Routers:
         always = deliveries is not None
         ScheduleEndpoints(client, schedules, max_body=limits.max_body, always_served=always).add_routes(self.admin)
         HealthEndpoints(client, access).add_routes(self.webhooks)
-        if deliveries is None:
-            self._add_own(client, workflows, schedules)
+        self._add_batches(client, workflows)
+        if deliveries is not None:
+            DeliveryEndpoint(deliveries).add_routes(self.webhooks)
         self.whole = APIRouter()
         for part in (self.admin, self.webhooks, self.triggers):
             self.whole.include_router(part)
 
-    def _add_own(self, client: Client, workflows: Mapping[str, Workflow[Any, Any]], schedules: ScheduleAdmin) -> None:
-        """Add the routes of what the app's own store has."""
+    def _add_batches(self, client: Client, workflows: Mapping[str, Workflow[Any, Any]]) -> None:
+        """Add the routes of batches, whose state is in the app's own store on every engine."""
         max_body = self._limits.max_body
         BatchEndpoints(client, workflows).add_routes(self.admin)
         BatchOperations(client, workflows, max_body=max_body).add_routes(self.admin)

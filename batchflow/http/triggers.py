@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import getdoc
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, JsonValue, create_model
@@ -18,6 +18,7 @@ from batchflow.core.ids import entry_id
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError, InputError, TooLarge
 from batchflow.http.bodies import PayloadReader, read_body, read_object
+from batchflow.http.deliveries import MAX_DELIVERY, Deliveries
 from batchflow.http.errors import json_response, rename_options
 from batchflow.http.openapi import BODY_ERRORS, error_responses, header_parameters, request_body
 from batchflow.http.schemas.base import ErrorResponse
@@ -222,45 +223,6 @@ class WorkflowEndpoints:
         return create_model(
             f"{self._workflow.definition.class_name}{kind}", __config__=model.model_config, **added, **kept
         )
-
-
-class DeliveryAnswer(Protocol):
-    """The answer to a delivery."""
-
-    @property
-    def status(self) -> int:
-        """Its status."""
-        ...
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Its headers."""
-        ...
-
-    @property
-    def body(self) -> bytes:
-        """Its body."""
-        ...
-
-
-class Deliveries(Protocol):
-    """Answers the requests of an engine that calls the functions over HTTP, and verifies that they come from it."""
-
-    def is_delivery(self, headers: Mapping[str, str]) -> bool:
-        """True for the headers, in lower case, of a request that only the engine sends."""
-        ...
-
-    async def answer(self, route: str, url: str, headers: Mapping[str, str], body: bytes) -> DeliveryAnswer:
-        """Answer one to this route; `url` is that of the request.
-
-        Raises:
-            InputError: the engine has not sent it (401), or it is not what it sends.
-        """
-        ...
-
-
-MAX_DELIVERY = 64 * 2**20
-"""The largest body of a delivery, in bytes: it has all steps of a run."""
 
 
 class FunctionEndpoint:

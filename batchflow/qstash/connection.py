@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import SecretStr
 from pydantic_core import from_json
 
+from batchflow.core.ports import Clock
+from batchflow.core.store import Store
 from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError
 from batchflow.qstash.account import QStashAccount
@@ -17,9 +19,9 @@ from batchflow.qstash.engine import QStashEngine
 from batchflow.qstash.options import AccountOptions, QStash
 from batchflow.qstash.receiver import Receiver
 from batchflow.qstash.rest import QStashRest
-from batchflow.serve.app_url import check_url
+from batchflow.serve.app_url import PublicUrl, RouterPath, check_url
 from batchflow.serve.endpoint import Endpoint
-from batchflow.settings import Settings
+from batchflow.settings import Settings, open_store
 from batchflow.wire.envelope import HeaderPairs
 
 DEFAULT_URL = "https://qstash.upstash.io"
@@ -33,15 +35,30 @@ _TITLES: Mapping[_Value, str] = {
 }
 
 
-def connect(engine: Engine, options: QStash, settings: Settings, endpoints: Mapping[str, Endpoint]) -> QStashDeliveries:
-    """Connect a `QStashEngine`, whose served functions have these endpoints; returns what answers QStash's requests.
+def store_of(options: QStash, settings: Settings, clock: Clock) -> Store:
+    """The store of batches; one in memory, for apps without batches, if there is none.
+
+    Raises:
+        ConfigurationError: the URL names no store.
+    """
+    if options.store is not None and not isinstance(options.store, str):
+        return options.store
+    return open_store(settings.model_copy(update={"url": options.store or settings.store or "sqlite://"}), clock)
+
+
+def connect(
+    engine: Engine, options: QStash, settings: Settings, endpoints: Mapping[str, Endpoint], router: RouterPath
+) -> QStashDeliveries:
+    """Connect a `QStashEngine`, whose app has these endpoints; returns what answers QStash's requests.
 
     Raises:
         ConfigurationError: something is missing; the sentence has the line to write.
     """
     assert isinstance(engine, QStashEngine)
     accounts = Accounts(options, settings)
-    engine.connect(accounts.find(AccountOptions()), endpoints)
+    engine.connect(accounts.find(AccountOptions()), endpoints, PublicUrl(router=router))
+    engine.relay_cron = options.relay_cron
+    engine.has_store = (options.store or settings.store) is not None
     return QStashDeliveries(engine, endpoints, accounts.find)
 
 

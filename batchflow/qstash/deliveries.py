@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from batchflow.errors import ConfigurationError
+from batchflow.batch.definition import Definition
+from batchflow.errors import ConfigurationError, StoreError
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.account_engine import AccountEngine
 from batchflow.qstash.endpoint import OF_QSTASH, WireAnswer, WireEndpoint, WireRequest
@@ -52,3 +53,44 @@ class QStashDeliveries:
             return await answer_fire(self._engine, self._engine.schedule_targets[route], headers, body, now=now)
         wire = WireEndpoint(endpoint, failure, AccountEngine(self._engine, account))
         return await wire.answer(WireRequest(headers, body), url, account.receiver)
+
+    async def wake(self, url: str, headers: Mapping[str, str], body: bytes) -> WireAnswer:
+        """See the port."""
+        with suppress(ConfigurationError):
+            url = self._engine.deliveries_url()
+        if (receiver := self._engine.account.receiver) is not None:
+            receiver.verify(headers.get(SIGNATURE.lower()), url, body, now=self._engine.now())
+        try:
+            if (batches := self._engine.batches) is not None:
+                await batches.answer(body)
+        except StoreError as error:
+            # QStash sends it again.
+            return WireAnswer(503, {"Content-Type": "text/plain"}, str(error).encode())
+        return WireAnswer(200, {}, b"")
+
+    async def schedule(self) -> None:
+        """Have QStash call the app regularly, as `QStash(relay_cron=…)` says."""
+        if (batches := self._engine.batches) is not None:
+            await batches.schedule()
+
+    def check_batch(self, definition: Definition) -> None:
+        """Check that QStash can keep what a workflow declares.
+
+        Raises:
+            ConfigurationError: it cannot, or there is no store for the state of its batches.
+        """
+        name = definition.name
+        if not self._engine.has_store:
+            raise ConfigurationError(
+                f"the batches of '{name}' need a store for their state, which QStash does not have; write "
+                f"BATCHFLOW_STORE=redis://HOST:PORT into the environment, or QStash(store=…)"
+            )
+        if "item_flow" in definition.defined_hooks:
+            raise ConfigurationError(
+                f"'{name}' has item_flow, and QStash has one flow key for each message; leave it out, or use another "
+                f"engine"
+            )
+        if any(flow.burst > 1 for flow in definition.flows):
+            raise ConfigurationError(
+                f"a flow key of '{name}' has a burst, which QStash does not have; leave it out", option="burst"
+            )

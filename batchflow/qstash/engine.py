@@ -1,12 +1,14 @@
-"""The engine of an app on QStash: runs of served functions live there, everything else in the app's store."""
+"""The engine of an app on QStash: runs of served functions live there, batches in the app's store."""
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from batchflow.core.batch import NewBatch
 from batchflow.core.dead_letters import DeadLetter
 from batchflow.core.flow import FlowControl
+from batchflow.core.ids import is_of_batch
 from batchflow.core.message import Message
 from batchflow.core.ports import Runtime
 from batchflow.core.retry import RetryPolicy
@@ -16,17 +18,22 @@ from batchflow.core.store import RunReads
 from batchflow.engine.cron import CronScheduler
 from batchflow.engine.engine import Engine
 from batchflow.engine.stored_letters import StoredDeadLetters
+from batchflow.engine.worker import LEASE_MS, WorkerLease
 from batchflow.errors import ConfigurationError, InputError, StoreError, StoreUnavailable
+from batchflow.http.reserved_routes import DELIVERIES
 from batchflow.logs import logger
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.account_reads import RunsOfAccounts
+from batchflow.qstash.batches import QStashBatches
 from batchflow.qstash.flow_keys import QStashFlowKeys
 from batchflow.qstash.letters import QStashDeadLetters
 from batchflow.qstash.reads import QStashRuns
+from batchflow.qstash.relay import Relay
 from batchflow.qstash.rest import QStashRefused, QStashRest
 from batchflow.qstash.run_options import check_run_options
 from batchflow.qstash.schedules import QStashSchedules, check_schedule
-from batchflow.serve.app_url import user_headers
+from batchflow.qstash.worker import RequestWorker
+from batchflow.serve.app_url import PublicUrl, user_headers
 from batchflow.serve.endpoint import Endpoint
 from batchflow.wire.submissions import (
     DEFAULT_WAITS,
@@ -53,7 +60,8 @@ LONGEST_POLL_S = 10.0
 class QStashEngine(Engine):
     """An engine whose runs of served functions live in a QStash: it starts, notifies, cancels and reads them there.
 
-    `connect` has to be called before anything else.
+    Batches live in its store, whose messages QStash delivers to the app. `connect` has to be called before anything
+    else.
     """
 
     account: QStashAccount
@@ -62,12 +70,23 @@ class QStashEngine(Engine):
     """The accounts of its functions, by route."""
     told: dict[str, DeadLetter]
     """See the port of endpoints."""
+    has_store: bool = False
+    """There is a store for batches."""
+    relay_cron: str | None = None
+    """When a schedule of QStash calls the app; None: never."""
+    batches: QStashBatches | None = None
+    """Executes batches while the engine is open, if there is a store."""
     _served: Mapping[str, Endpoint]
+    _public_url: PublicUrl
 
-    def connect(self, account: QStashAccount, served: Mapping[str, Endpoint]) -> None:
-        """Use this account for the runs of these endpoints, by route, unless they have one of their own."""
+    def connect(self, account: QStashAccount, served: Mapping[str, Endpoint], public_url: PublicUrl) -> None:
+        """Use this account for these endpoints, by route, unless they have one of their own.
+
+        `public_url` is that of the app.
+        """
         self.account = account
         self.accounts = {}
+        self._public_url = public_url
         self.told = {}
         self._served = served
 
@@ -130,8 +149,79 @@ class QStashEngine(Engine):
         """See the port."""
         check_run_options(flow, retry, label, headers)
 
+    # The client of batches
+
+    async def declare(self) -> None:
+        """Declare the keys of the code without limits: QStash keeps these."""
+        limits = [FlowControl.of_ms(it.key, None, None, it.period_ms) for it in self._limits]
+        await self.store.declare(limits)
+
+    async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
+        """See the port."""
+        is_new = await super().open_batch(batch, messages)
+        await self._give_due()
+        return is_new
+
+    async def cancel_batch(self, id: str) -> bool:
+        """See the port."""
+        found = await super().cancel_batch(id)
+        await self._give_due()
+        return found
+
+    async def resume_batch(self, id: str) -> bool:
+        """See the port."""
+        found = await super().resume_batch(id)
+        await self._give_due()
+        return found
+
+    async def approve_batch(self, id: str) -> bool:
+        """See the port."""
+        found = await super().approve_batch(id)
+        await self._give_due()
+        return found
+
+    async def _give_due(self) -> None:
+        if self.batches is not None:
+            await self.batches.give_due()
+
+    def deliveries_url(self) -> str:
+        """The public URL of the route to which QStash delivers the messages of batches.
+
+        Raises:
+            ConfigurationError: it is not known; the sentence says what to set.
+        """
+        return self._public_url.resolve({}) + DELIVERIES
+
+    def _make_batches(self) -> QStashBatches:
+        name, lease = self._worker_name(), WorkerLease(LEASE_MS)
+        worker = RequestWorker(
+            self.store,
+            self.make_dispatcher(name, lease),
+            name,
+            lease,
+            concurrency=self._options.concurrency,
+            hanging=lambda: self.hanging_threads,
+        )
+        relay = Relay(
+            self.store,
+            self.rest,
+            name,
+            lambda: worker.destinations,
+            self._served,
+            self.deliveries_url,
+            now=self.now,
+            cron=self.relay_cron,
+        )
+        return QStashBatches(self.store, worker, relay, self.make_cron(), retention_ms=self._options.retention_ms)
+
+    # The client of served functions
+
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
-        """See the port. Runs of served functions are started in QStash, all or none."""
+        """See the port. Runs of served functions are started in QStash, all or none; messages of batches are stored."""
+        if any(it.batch is not None for it in messages):
+            new = await super().publish(messages)
+            await self._give_due()
+            return new
         items = [init_item(self._address(it), it.body, self._settings(it)) for it in messages]
         # All are runs of one function.
         rest = self.account_of(messages[0].destination).rest
@@ -144,14 +234,22 @@ class QStashEngine(Engine):
         return new
 
     async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
-        """See the port."""
+        """See the port; items of batches wait for events in the store."""
+        items: Sequence[str] = ()
+        if self.has_store:
+            items = await super().notify(event, data, run)
+            await self._give_due()
+        if run is not None and is_of_batch(run):
+            return items
         submission = notify_submission(event, data, None if run is None else wire_id(run))
         answers: list[list[Any]] = [await it.post(submission) for it in self._rests()]
         found = [str(it.get("workflowRunId") or "") for answer in answers for it in answer]
-        return [own_id(it) for it in found if it]
+        return [*items, *(own_id(it) for it in found if it)]
 
     async def cancel_run(self, id: str) -> bool:
         """See the port."""
+        if is_of_batch(id):
+            return await super().cancel_run(id)
         return await self.cancel_runs(ids=[id]) > 0
 
     async def cancel_runs(
@@ -205,9 +303,9 @@ class QStashEngine(Engine):
 
     async def open(self, *, wait: bool = False) -> None:
         """See the engine. The schedules that the code declares are put into QStash."""
-        was_open = self.loop is not None
-        await super().open(wait=wait)
-        if not was_open:
+        if self.loop is None:
+            await super().open(wait=wait)
+            self.batches = self._make_batches() if self.has_store else None
             await self._declare_schedules()
         open_to_all = [route for route in self.accounts if self.accounts[route].receiver is None]
         if self.account.receiver is None:
@@ -242,6 +340,9 @@ class QStashEngine(Engine):
 
     async def close(self) -> None:
         """See the engine; the connections to QStash are closed too."""
+        batches, self.batches = self.batches, None
+        if batches is not None:
+            await batches.close(self._options.grace_s)
         await super().close()
         for rest in self._rests():
             await rest.close()

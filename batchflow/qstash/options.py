@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from batchflow.core.duration import Duration, to_ms
+from batchflow.core.schedule import as_schedule
+from batchflow.core.store import Store
 from batchflow.errors import ConfigurationError
 from batchflow.qstash.receiver import Receiver
 from batchflow.serve.app_url import check_url
@@ -18,7 +20,11 @@ Account = TypeVar("Account")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QStash:
-    """QStash as the engine of `@flow.serve` functions: `Batchflow(QStash())`, or BATCHFLOW_URL=qstash://.
+    """QStash as the engine of an app: `Batchflow(QStash())`, or BATCHFLOW_URL=qstash://.
+
+    QStash keeps the runs of `@flow.serve` functions. The state of batches is in `store`, a URL such as redis://HOST:PORT
+    or a store object (None: BATCHFLOW_STORE), and QStash calls the app for each of their messages. So that nothing is
+    left undone, a schedule of QStash calls the app too, by default each minute (`relay_cron`; None: no schedule).
 
     Options that are None come from the environment: `url` from QSTASH_URL (hosted QStash), `token` from QSTASH_TOKEN,
     the signing keys from QSTASH_CURRENT_SIGNING_KEY and QSTASH_NEXT_SIGNING_KEY. With `verify=False` the endpoints
@@ -26,7 +32,7 @@ class QStash:
     be apart. Without `telemetry` requests do not say that batchflow makes them. `transport` replaces the network.
 
     Raises:
-        ConfigurationError: the URL or the tolerance is not valid.
+        ConfigurationError: the URL, the tolerance or the cron expression is not valid.
     """
 
     url: str | None = None
@@ -36,11 +42,14 @@ class QStash:
     verify: bool = True
     clock_tolerance: Duration = 0
     telemetry: bool = True
+    store: "str | Store | None" = None
+    relay_cron: str | None = "* * * * *"
     transport: "httpx.AsyncBaseTransport | None" = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_url("url", self.url)
         to_ms(self.clock_tolerance, option="clock_tolerance")
+        as_schedule(self.relay_cron, "relay_cron")
 
 
 class UpstashClient(Protocol):

@@ -117,7 +117,7 @@ def settings_headers(settings: RunSettings) -> dict[str, str]:
     if settings.retry_delay is not None:
         headers["upstash-retry-delay"] = settings.retry_delay
     if settings.flow is not None:
-        headers |= _flow_headers(settings.flow)
+        headers |= flow_headers(settings.flow)
     if settings.label is not None:
         headers |= {"upstash-label": settings.label, "upstash-forward-upstash-label": settings.label}
     if settings.not_before:
@@ -171,7 +171,7 @@ def call_submission(
         "upstash-workflow-sdk-version": PROTOCOL,
         "upstash-workflow-url": address.url,
         **_callback_headers(address, step, concurrent),
-        **(_flow_headers(flow) if flow is not None else {}),
+        **(flow_headers(flow) if flow is not None else {}),
         **dict(address.telemetry),
     }
     if request.body.base64:
@@ -286,7 +286,8 @@ _OF_FAILURES = frozenset(
 )
 
 
-def _flow_headers(flow: FlowControl) -> dict[str, str]:
+def flow_headers(flow: FlowControl) -> dict[str, str]:
+    """The headers of the limits of a key; none for a key without limits."""
     limits = (("parallelism", flow.parallelism), ("rate", flow.rate))
     value = [f"{name}={limit}" for name, limit in limits if limit is not None]
     if not value:
@@ -294,6 +295,35 @@ def _flow_headers(flow: FlowControl) -> dict[str, str]:
     if flow.rate is not None:
         value.append(f"period={format_duration(flow.period_ms)}")
     return {"upstash-flow-control-key": str(flow.key), "upstash-flow-control-value": ", ".join(value)}
+
+
+def message_item(
+    url: str,
+    body: str,
+    *,
+    dedup_id: str,
+    flow: FlowControl | None = None,
+    label: str | None = None,
+    not_before: int = 0,
+    telemetry: HeaderPairs = (),
+) -> dict[str, Any]:
+    """The item of a message without a run; it is delivered from `not_before` on (ms, 0: at once)."""
+    settings = RunSettings(label=label, not_before=not_before, flow=flow)
+    headers = {"content-type": _JSON, "upstash-deduplication-id": dedup_id, **_POST, **settings_headers(settings)}
+    headers.pop("upstash-forward-upstash-label", None)
+    return _item(url, {**headers, **dict(telemetry)}, body)
+
+
+def schedule_submission(url: str, cron: str, id: str, body: str) -> Submission:
+    """The request that creates the schedule `id`, or replaces it: a POST to a URL, without retries."""
+    headers = {
+        "content-type": _JSON,
+        "upstash-cron": cron,
+        "upstash-retries": "0",
+        "upstash-schedule-id": id,
+        **_POST,
+    }
+    return Submission(f"/v2/schedules/{url}", headers, body.encode())
 
 
 def _due_header(step: Step) -> dict[str, str]:

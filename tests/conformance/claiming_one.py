@@ -85,16 +85,31 @@ class ClaimOneCases(Cases):
             assert await claim_one(scene, "a", other) == []
         assert len(await claim_one(scene, "a", fence + 1)) == 1
 
-    async def test_claim_one_leaves_what_another_worker_holds(self, scene: Scene) -> None:
-        """By whatever verb it holds it."""
-        claim = await scene.leased("a")
-        for fence in (claim.fence - 1, claim.fence):
-            assert await claim_one(scene, "a", fence) == []
-        await hand_over(scene, claim)
-        (claim,) = await claim_one(scene, "a", claim.fence)
-        for fence in (claim.fence - 1, claim.fence):
-            assert await claim_one(scene, "a", fence, worker="w1") == []
+    async def test_claim_one_takes_a_message_from_the_worker_that_hands_it_over(self, scene: Scene) -> None:
+        """Who names its fence may come before that worker has settled it, which is stale then; no place is lost."""
+        await scene.start(["u1", "u2"], flow=FlowControl(key="one", parallelism=2))
+        first, second = await scene.items()
+        (claim,) = await claim_one(scene, first.id, first.fence)
+        assert (claim.id, claim.fence) == (first.id, first.fence + 1)
+        assert (await scene.store.settle(settlement.suspended(first, scene.now + HOUR_MS, ()))).stale
+        assert await in_use(scene, "one") == [2]
+        # Nor has that worker what another has by its own claim_one, or what it has lost.
+        assert await claim_one(scene, first.id, first.fence, worker="w1") == []
+        scene.clock.advance(f"{LEASE_MS}ms")
+        await scene.store.register(OTHER, LEASE_MS)
+        await scene.store.expire()
         assert not (await scene.done(claim)).stale
+        assert (await scene.done(second)).stale
+        assert await in_use(scene, "one") == [0]
+
+    async def test_claim_one_does_not_take_what_is_cancelled_from_its_worker(self, scene: Scene) -> None:
+        """That ends it."""
+        await scene.start(["u1"], flow=FlowControl(key="one", parallelism=1))
+        (claim,) = await scene.items()
+        await scene.store.cancel_batch("bat_a")
+        assert await claim_one(scene, claim.id, claim.fence) == []
+        await scene.suspend(claim, until=scene.now + HOUR_MS)
+        assert (await scene.batch()).state == "cancelled"
 
     async def test_claim_one_of_an_unknown_message_leases_nothing(self, scene: Scene) -> None:
         """Nor of one that has ended, or is a dead letter; and an unknown worker gets nothing."""

@@ -49,9 +49,12 @@ class AppClient:
 
 
 class WireStage:
-    """A QStash of the store `kind`, and an app that uses it; `async with` opens both."""
+    """A QStash of the store `kind`, and an app that uses it; `async with` opens both.
 
-    def __init__(self, kind: Kind = "sqlite", **options: Any) -> None:
+    With `batches` the app has a store of that kind for its batches.
+    """
+
+    def __init__(self, kind: Kind = "sqlite", *, batches: bool = False, **options: Any) -> None:
         self.clock = ManualClock()
         self.client = AppClient()
         self.store = made(kind, self.clock)
@@ -60,6 +63,8 @@ class WireStage:
         self.server = self.qstash.server
         self.transport: httpx.AsyncBaseTransport = httpx.ASGITransport(self.server)
         """The way of the app to QStash."""
+        if batches:
+            options["store"] = made(kind, self.clock)
         self._options = options
         self.keys: Mapping[str, str] = {}
         self.token = ""

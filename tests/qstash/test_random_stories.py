@@ -84,7 +84,7 @@ class WireStoryStage(WireStage):
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
-        self.again: list[tuple[str, str]] = []
+        self.resent: list[tuple[str, str]] = []
 
     async def failures_of(self, run: str, step: str) -> int:
         """See `StoryStage`."""
@@ -93,7 +93,7 @@ class WireStoryStage(WireStage):
     def is_recorded(self, run: str, step: str) -> bool:
         """See `StoryStage`."""
         if is_recorded := (run, step) in _AT_ARRIVAL.get().recorded:
-            self.again.append((run, step))
+            self.resent.append((run, step))
         return is_recorded
 
 
@@ -141,7 +141,7 @@ async def play(stories: Sequence[Story], seed: int | None, on: Kind = "sqlite") 
             lossy.loses = False
             ended = [await run.status() for run in runs]
     assert {it.state for it in ended} == {"completed"}, ended
-    assert stage.again == []
+    assert stage.resent == []
     players.check(lossy.lost + 2 * lossy_client.lost)
     return [json.loads(it.result or "") for it in ended]
 

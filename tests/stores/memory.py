@@ -529,6 +529,8 @@ class Place:
         claims: list[Claim] = []
         if row.owner == worker and row.fence == fence + 1:
             claims = [self._shown(row)]
+        elif row.owner is not None and row.fence == fence and not row.cancelled:
+            claims = [self._claim(row, worker, beside=True)]
         elif row.owner is None and row.fence == fence:
             if self.is_closed(row.lane) or any(flow.paused or flow.parked_until > self.now for flow in flows):
                 row.due = 0

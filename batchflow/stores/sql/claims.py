@@ -117,20 +117,21 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
 
 
 def claim_one(tx: Tx, worker: str, id: str, fence: int) -> ClaimResult:
-    """Lease the message that waits with this fence, whatever its due time and the limits of its keys."""
+    """Lease the message with this fence, whatever its due time and the limits of its keys."""
     owner = worker_key(tx, worker)
     found = [] if owner is None else tx.json("message_of_fence", id=id, fence=fence, owner=owner, now=tx.now)
     claims: list[Claim] = []
-    for lane, destination, is_held, may_start in found:
+    for lane, destination, is_own, is_held, may_start in found:
         rows = _candidate(tx, id)
-        if is_held:
+        if is_own:
             (claim,) = _claims_of(tx, [(destination, rows)], {}, ())
             # Nothing that has come since becomes a recorded entry.
             claims = [claim._replace(fence=fence + 1, journal=tuple(steps.journal_of(tx, id)))]
-        elif may_start:
+        elif is_held or may_start:
             tx.run("message_lease_one", id=id, owner=owner, now=tx.now)
-            breakers.take_slot(tx, lane, id)
-            flows.recount_lane(tx, lane)
+            if not is_held:
+                breakers.take_slot(tx, lane, id)
+                flows.recount_lane(tx, lane)
             claims = _begin(tx, [(destination, rows)])
         else:
             events.wake(tx, [(id, lane)])

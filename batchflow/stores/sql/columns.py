@@ -121,7 +121,7 @@ FOUND: Mapping[str, Names] = {
     "message_of_claims": ("id", "fence", *HeldMessage._fields),
     "message_of_worker": ("id", "fence", *HeldMessage._fields),
     "message_candidate": CANDIDATE,
-    "message_of_fence": ("key", "destination", "is_held", "may_start"),
+    "message_of_fence": ("key", "destination", "is_own", "is_held", "may_start"),
     "message_waiting": WaitingMessage._fields,
     "message_waiting_of_batch": WaitingMessage._fields,
     "message_waiting_of_lane": WaitingMessage._fields,

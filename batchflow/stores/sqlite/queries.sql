@@ -582,15 +582,15 @@ UPDATE message SET owner = :owner, fence = fence + 1, started_at = coalesce(star
 WHERE id IN (SELECT id FROM given);
 
 -- message_of_fence --
--- A message that waits with this fence, or that this worker holds with the next one: its lane and destination, whether the
--- worker holds it, and 1 if it may start as far as its limits let it.
+-- A message with this fence, or that this worker holds with the next one: its lane and destination, whether the worker
+-- holds it with the next one, whether somebody holds it, and 1 if it may start as far as its limits let it.
 SELECT json_group_array(json_array(
-    l.key, l.destination, m.owner IS NOT NULL,
+    l.key, l.destination, m.fence > :fence, m.owner IS NOT NULL,
     l.closed = 0 AND (f.paused = 0 OR f.paused_until <= :now) AND f.parked_until <= :now
         AND (p.key IS NULL OR (p.paused = 0 OR p.paused_until <= :now) AND p.parked_until <= :now)))
 FROM message m CROSS JOIN lane l ON l.key = m.lane CROSS JOIN flow f ON f.key = l.flow LEFT JOIN flow p ON p.key = l.parent
 WHERE m.id = :id AND m.stage < 3
-    AND (m.owner IS NULL AND m.fence = :fence OR m.owner = :owner AND m.fence = :fence + 1);
+    AND (m.fence = :fence AND (m.owner IS NULL OR m.cancelled = 0) OR m.owner = :owner AND m.fence = :fence + 1);
 
 -- message_lease_one --
 -- Not as one that is claimed alone.

@@ -514,8 +514,9 @@ verbs.claim = function(worker, list, destinations, limit, token, acknowledged, h
   return { taken.claims, due, parameters(taken.claims), now, taken.headers }
 end
 
--- claim_one: leases the message that waits with this fence, whatever its due time and the limits of its keys. One that may
--- not start now is due at once. A worker that holds it with the next fence gets its claim again. The answer is as claim's.
+-- claim_one: leases the message with this fence, whatever its due time and the limits of its keys, from the worker that
+-- holds it if there is one. One that waits and may not start now is due at once. A worker that holds it with the next fence
+-- gets its claim again. The answer is as claim's.
 local function flows_of(message)
   local found = {}
   for _, key in ipairs({ message.k, message.pa }) do found[#found + 1] = flows.get_or_make(key) end
@@ -531,8 +532,13 @@ end
 
 local function lease_one(worker, id, message)
   local claim = lease_message(worker, id, { destination = message.d })
-  for _, flow in ipairs(flows_of(message)) do flows.take_slots(flow, 1, id) end
-  lanes.dequeue(id, message)
+  if not claim then return nil end
+  if message.o then
+    call('HDEL', workers.claims_key(message.o), id)
+  else
+    for _, flow in ipairs(flows_of(message)) do flows.take_slots(flow, 1, id) end
+    lanes.dequeue(id, message)
+  end
   call('HSET', workers.claims_key(worker), id, '!')
   return claim
 end
@@ -549,8 +555,8 @@ verbs.claim_one = function(worker, id, fence)
   local message = call('ZSCORE', P .. 'workers', worker) and (messages.load(id) or fence == 0 and items.add_message(id))
   if message and message.o == worker and message.f == fence + 1 then
     claims[1] = held_claim(id, message)
-  elseif message and not message.o and message.f == fence then
-    if may_start(id, message) then
+  elseif message and message.f == fence then
+    if message.o or may_start(id, message) then
       claims[1] = lease_one(worker, id, message)
     else
       call('HSET', P .. 'm:' .. id, 'u', 0)

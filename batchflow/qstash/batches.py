@@ -1,0 +1,88 @@
+"""The batches of an app on QStash: their state is in the app's store, and QStash calls the app for each message."""
+
+from contextlib import suppress
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from batchflow.core.store import Store
+from batchflow.engine.cron import CronScheduler
+from batchflow.errors import ConfigurationError, InputError, StoreError
+from batchflow.logs import logger
+from batchflow.qstash.relay import Relay
+from batchflow.qstash.worker import RequestWorker
+
+
+class DeliveredMessage(BaseModel):
+    """The body of a request of QStash: a message and its fence; without them there is only something to look for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    message: str | None = None
+    fence: int = 0
+
+
+class QStashBatches:
+    """Executes what QStash names, and gives it what is due then. Made on the event loop of the requests."""
+
+    def __init__(
+        self, store: Store, worker: RequestWorker, relay: Relay, cron: CronScheduler, *, retention_ms: int
+    ) -> None:
+        self._store = store
+        self._worker = worker
+        self._relay = relay
+        self._cron = cron
+        self._retention_ms = retention_ms
+        self._declared = False
+
+    async def answer(self, body: bytes) -> None:
+        """Answer one request.
+
+        Raises:
+            InputError: the body is not what was given to QStash.
+            StoreError: the store or QStash is away; the request is to be sent again.
+        """
+        try:
+            asked = DeliveredMessage.model_validate_json(body)
+        except ValidationError as error:
+            raise InputError("the body is not one that batchflow has given to QStash", status=400) from error
+        if asked.message is None:
+            await self._look()
+            return
+        claim = await self._worker.deliver(asked.message, asked.fence)
+        # An item makes room for one more. All else may have made many due.
+        await self._relay.run(1 if claim is None or claim.number >= 0 else None)
+
+    async def give_due(self) -> None:
+        """Give QStash what is due. Without an answer of QStash or the store that is left to the next request."""
+        try:
+            await self._relay.schedule()
+            await self._relay.run()
+        except StoreError as error:
+            logger().warning(
+                "[batchflow] What is due could not be given to QStash; trying again later", error=str(error)
+            )
+
+    async def schedule(self) -> None:
+        """Have QStash call the app regularly. Without an answer that is left to the next batch."""
+        try:
+            await self._relay.schedule()
+        except (StoreError, ConfigurationError) as error:
+            logger().warning("[batchflow] QStash could not be told to call this app regularly", error=str(error))
+
+    async def close(self, grace_s: float) -> None:
+        """Wait up to `grace_s` for what is executed, and release the rest."""
+        await self._worker.close(grace_s)
+        with suppress(StoreError):
+            await self._relay.close()
+
+    async def _look(self) -> None:
+        """Do what a worker does beside its claims: reclaim, repair, prune and fire schedules; then give what is due."""
+        async with self._worker.working():
+            await self._store.expire()
+            await self._store.reconcile(self._worker.destinations, deep=False)
+            await self._store.prune(self._retention_ms)
+            if not self._declared:
+                await self._cron.declare()
+                self._declared = True
+            await self._cron.fire_due()
+            await self._relay.run()

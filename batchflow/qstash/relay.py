@@ -1,0 +1,202 @@
+"""The relay of an app on QStash: gives what is due in the app's store to QStash, which calls the app for each."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+from urllib.parse import quote
+
+from pydantic_core import to_json
+
+from batchflow.core.flow import FlowControl
+from batchflow.core.message import Claim, ClaimResult
+from batchflow.core.settlement import released, suspended
+from batchflow.core.store import Store
+from batchflow.errors import InputError, NotFoundError
+from batchflow.qstash.rest import QStashRefused, QStashRest
+from batchflow.serve.endpoint import Endpoint
+from batchflow.wire.submissions import Submission, batch_submission, message_item, schedule_submission
+
+GIVEN_MS = 3_600_000
+"""The time after which a message counts as lost in QStash, beside what its rate takes; it is given again."""
+
+WAITING_MS = 1_800_000
+"""Of a key with a rate, QStash is given what may start within this time."""
+
+WAITING_FOR_EACH = 25
+"""Of a key with a parallelism, QStash is given this many messages for each that may run."""
+
+RELAY_LEASE_MS = 120_000
+"""The lease of a relay: longer than QStash has for its answer. What it held when its process died is due again then."""
+
+FEWEST, MOST = 10, 1_000
+"""The bounds of the number of messages of one key that wait in QStash."""
+
+SLICE = 100
+"""The number of messages in one request."""
+
+TICK_MS = 60_000
+"""The schedule gives QStash what is due after this time, unless a request does it before."""
+
+
+class Relay:
+    """Gives due messages to QStash. `endpoints` are those of the app by route; `url` is where QStash delivers.
+
+    A message stays in the store: there it waits for its delivery, which names its fence, for `GIVEN_MS`. So neither a
+    lost nor a doubled delivery changes anything. With a `cron` a schedule of QStash calls the app regularly.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rest: QStashRest,
+        worker: str,
+        destinations: Callable[[], Sequence[str]],
+        endpoints: Mapping[str, Endpoint],
+        url: Callable[[], str],
+        *,
+        now: Callable[[], int],
+        cron: str | None,
+    ) -> None:
+        self._store = store
+        self._rest = rest
+        # Not that of whoever executes: a late delivery would get what is held here as its own.
+        self._worker = f"{worker}-relay"
+        self._now = now
+        self._registered_at: int | None = None
+        self._destinations = destinations
+        self._endpoints = endpoints
+        self._url = url
+        self._cron = cron
+        self._scheduled = False
+        self._wakes_at = 0
+
+    async def run(self, most: int | None = None) -> None:
+        """Give QStash what is due, at most `most` messages; without it, as many of each key as QStash should have.
+
+        Raises:
+            StoreError: the store or QStash cannot take them now; they are due as before.
+        """
+        while True:
+            await self._register()
+            claimed = await self._store.claim(self._worker, self._destinations(), most or SLICE)
+            all_given = await self._give(claimed, await self._rooms(claimed.claims) if most is None else {})
+            if most is not None or not all_given or len(claimed.claims) < SLICE:
+                break
+        await self._wake_at(claimed)
+
+    async def close(self) -> None:
+        """Leave the store."""
+        if self._registered_at is not None:
+            await self._store.deregister(self._worker)
+
+    async def _register(self) -> None:
+        now = self._now()
+        # The clock may be set back.
+        if self._registered_at is None or not 0 <= now - self._registered_at < RELAY_LEASE_MS // 4:
+            await self._store.register(self._worker, RELAY_LEASE_MS, 0, ())
+            self._registered_at = now
+
+    async def _give(self, claimed: ClaimResult, rooms: dict[str, int]) -> bool:
+        """Give QStash those messages for which it has room, and release the others; False if there were such."""
+        given: list[Claim] = []
+        left: list[Claim] = []
+        for claim in claimed.claims:
+            key = self._key_of(claim)
+            room = rooms.get(key, 1)
+            (given if room > 0 else left).append(claim)
+            if key in rooms:
+                rooms[key] = room - 1
+        try:
+            if given:
+                await self._post(batch_submission([self._item(it) for it in given]))
+        except BaseException:
+            given, left = [], list(claimed.claims)
+            raise
+        finally:
+            ends = [suspended(it, claimed.now + self._lost_after_ms(it), ()) for it in given]
+            ends += [released(it) for it in left]
+            await asyncio.gather(*(self._store.settle(it) for it in ends))
+        return not left
+
+    async def _rooms(self, claims: Sequence[Claim]) -> dict[str, int]:
+        """The number of messages that QStash should have more, by key; keys without limits have room for all."""
+        flows = {it.flow.key: it.flow for claim in claims if (it := self._endpoints.get(claim.destination)) is not None}
+        return {
+            key: max(0, most_waiting(flow) - await self._waiting(key))
+            for key, flow in flows.items()
+            if key is not None and (flow.rate is not None or flow.parallelism is not None)
+        }
+
+    async def _waiting(self, key: str) -> int:
+        try:
+            found: dict[str, Any] = await self._rest.get(f"/v2/flowControl/{quote(key, safe='')}")
+        except NotFoundError:
+            return 0
+        return int(found.get("waitListSize") or 0)
+
+    def _key_of(self, claim: Claim) -> str:
+        endpoint = self._endpoints.get(claim.destination)
+        return "" if endpoint is None else endpoint.flow.key or ""
+
+    def _lost_after_ms(self, claim: Claim) -> int:
+        endpoint = self._endpoints.get(claim.destination)
+        if endpoint is None:
+            return GIVEN_MS
+        return GIVEN_MS + int(most_waiting(endpoint.flow) * endpoint.flow.interval_ms)
+
+    def _item(self, claim: Claim) -> dict[str, Any]:
+        endpoint = self._endpoints.get(claim.destination)
+        return message_item(
+            self._url(),
+            to_json({"message": claim.id, "fence": claim.fence}).decode(),
+            dedup_id=f"{claim.id}-{claim.fence}",
+            flow=None if endpoint is None else endpoint.flow,
+            label=None if endpoint is None else endpoint.name.replace(":", "."),
+        )
+
+    async def _post(self, submission: Submission) -> None:
+        try:
+            await self._rest.post(submission)
+        except InputError as error:
+            raise QStashRefused(f"QStash at {self._rest.url} refuses it: {error}") from error
+
+    async def _wake_at(self, claimed: ClaimResult) -> None:
+        """Have QStash call the app when something is due next, unless its schedule is early enough."""
+        now, due = claimed.now, claimed.next_due
+        if due is None or due <= now or (self._cron is not None and due > now + TICK_MS):
+            return
+        if now < self._wakes_at <= due:
+            return
+        url = self._url()
+        second = -(-due // 1000)
+        item = message_item(url, "{}", dedup_id=f"batchflow-{name_of(url)}-{second}", not_before=second * 1000)
+        await self._post(batch_submission([item]))
+        self._wakes_at = second * 1000
+
+    async def schedule(self) -> None:
+        """Create the schedule of QStash that calls the app; once, and again in each process.
+
+        Raises:
+            StoreError: QStash cannot do it now.
+        """
+        if self._cron is None or self._scheduled:
+            return
+        url = self._url()
+        await self._post(schedule_submission(url, self._cron, f"batchflow-{name_of(url)}", "{}"))
+        self._scheduled = True
+
+
+def name_of(url: str) -> str:
+    """A short name of an app for ids, from its URL: several apps may share one QStash."""
+    return sha256(url.encode()).hexdigest()[:12]
+
+
+def most_waiting(flow: FlowControl) -> int:
+    """The number of messages of a key that QStash is given at a time: enough, and not what waits longer than we do."""
+    limits = [MOST]
+    if flow.rate is not None:
+        limits.append(flow.rate * WAITING_MS // flow.period_ms)
+    if flow.parallelism is not None:
+        limits.append(flow.parallelism * WAITING_FOR_EACH)
+    return max(FEWEST, min(limits))

@@ -1,0 +1,116 @@
+"""The worker of an app on QStash: it holds a lease only while a request is answered."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from batchflow.core.message import Claim
+from batchflow.core.store import Store
+from batchflow.engine.dispatcher import Dispatcher
+from batchflow.engine.worker import DEREGISTER_TIMEOUT_S, Heartbeat, WorkerLease
+from batchflow.errors import StoreError
+from batchflow.logs import logger
+
+
+class RequestWorker:
+    """Executes messages that QStash names, each while its request lasts; no task of it runs between requests.
+
+    It belongs to one event loop. `concurrency` is what the store shows of it, and `hanging` counts the hanging threads
+    of the process.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        dispatcher: Dispatcher,
+        name: str,
+        lease: WorkerLease,
+        *,
+        concurrency: int,
+        hanging: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._dispatcher = dispatcher
+        self.name = name
+        """Its name in the store."""
+        self._lease = lease
+        self._concurrency = concurrency
+        self._hanging = hanging
+        self._asked: set[tuple[str, int]] = set()
+        self._active = 0
+        self._changing = asyncio.Lock()
+        self._heartbeat: Heartbeat | None = None
+        self._registering: set[asyncio.Task[None]] = set()
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """The destinations that it can deliver to."""
+        return self._dispatcher.destinations
+
+    @asynccontextmanager
+    async def working(self) -> AsyncGenerator[None]:
+        """Hold the lease in the body; requests that are answered at the same time share it.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        self._active += 1
+        try:
+            async with self._changing:
+                if self._heartbeat is None:
+                    await self._register()
+                    self._heartbeat = self._new_heartbeat()
+                    self._heartbeat.start()
+            yield
+        finally:
+            self._active -= 1
+            async with self._changing:
+                if not self._active and self._heartbeat is not None:
+                    heartbeat, self._heartbeat = self._heartbeat, None
+                    await heartbeat.stop()
+
+    async def deliver(self, id: str, fence: int) -> Claim | None:
+        """Execute the message with this fence and settle it; None if another request does it, or it may not start."""
+        if (id, fence) in self._asked:
+            return None
+        self._asked.add((id, fence))
+        try:
+            async with self.working():
+                claimed = self._dispatcher.start(await self._store.claim_one(self.name, id, fence))
+                await self._dispatcher.wait_until_settled(claimed.claims)
+                return next(iter(claimed.claims), None)
+        finally:
+            self._asked.discard((id, fence))
+
+    async def close(self, grace_s: float) -> None:
+        """Wait up to `grace_s` for what is executed, release the rest, and leave the store."""
+        await self._dispatcher.stop(grace_s)
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(DEREGISTER_TIMEOUT_S):
+                await self._store.deregister(self.name)
+
+    async def _register(self) -> None:
+        asked_at = self._lease.elapsed()
+        await self._store.register(self.name, self._lease.lease_ms, self._concurrency, self.destinations)
+        self._lease.mark_renewed(asked_at)
+
+    def _new_heartbeat(self) -> Heartbeat:
+        return Heartbeat(
+            self._store,
+            self._dispatcher,
+            self.name,
+            self._on_lease_lost,
+            lease_ms=self._lease.lease_ms,
+            lease=self._lease,
+            hanging=self._hanging,
+        )
+
+    def _on_lease_lost(self) -> None:
+        task = asyncio.ensure_future(self._register_again())
+        self._registering.add(task)
+        task.add_done_callback(self._registering.discard)
+
+    async def _register_again(self) -> None:
+        logger().warning("[batchflow] The lease of this process had ended (was it suspended?); registering again")
+        with suppress(StoreError):
+            await self._register()
