@@ -21,6 +21,10 @@ def item_failure_endpoint(runtime: WorkflowRuntime) -> Endpoint | None:
         return None
     route = definition.routes.execute
 
+    async def find(id: str) -> DeadLetter | None:
+        # Items live in the app's own store, wherever its runs do.
+        return await runtime.client.store.dead_letter(id)
+
     async def failure_of(letter: DeadLetter, ctx: LayerContext[Any]) -> ItemFailure[Any]:
         id, item_id = letter.message.batch or "", letter.item or ""
         batch = await runtime.client.store.batch(id)
@@ -39,6 +43,7 @@ def item_failure_endpoint(runtime: WorkflowRuntime) -> Endpoint | None:
         return ItemFailure(**about_failure(letter, url, batch.headers, read_params), item_id=item_id, batch_id=id)
 
     code = FailureCode(
+        find=find,
         read=failure_of,
         call=hook,
         step=definition.steps.on_item_failure,

@@ -105,6 +105,9 @@ def function_failure_endpoint(
     """
     check_failure_function(function, payload)
 
+    async def find(id: str) -> DeadLetter | None:
+        return await client.run_store.dead_letter(id)
+
     async def failure_of(letter: DeadLetter, ctx: LayerContext[Any]) -> RunFailure[Any]:
         headers = letter.message.headers
 
@@ -115,7 +118,11 @@ def function_failure_endpoint(
 
     return failure_endpoint(
         FailureCode(
-            read=failure_of, call=as_async(function), step=FAILURE_FUNCTION_STEP, result=Codec.of_result(function)
+            find=find,
+            read=failure_of,
+            call=as_async(function),
+            step=FAILURE_FUNCTION_STEP,
+            result=Codec.of_result(function),
         ),
         route=route,
         name=name,
@@ -134,9 +141,11 @@ FAILURE_FUNCTION_STEP = "failure-function"
 class FailureCode(NamedTuple):
     """The code that is called with the dead letters of an endpoint, as the step `step` of their failure messages.
 
-    `read` makes the failure of a dead letter, `call` is the user's function of it, and `result` the type it returns.
+    `find` returns the dead letter of an id, `read` makes its failure, `call` is the user's function of it, and
+    `result` the type it returns.
     """
 
+    find: Callable[[str], Awaitable[DeadLetter | None]]
     read: Callable[[DeadLetter, LayerContext[Any]], Awaitable[RunFailure[Any]]]
     call: Callable[[RunFailure[Any]], Awaitable[Any]]
     step: str
@@ -157,7 +166,7 @@ def failure_endpoint(
     """Return the endpoint that calls the code with each dead letter of the endpoint at `route`."""
 
     async def handle(ctx: LayerContext[str]) -> str:
-        letter = await client.run_store.dead_letter(ctx.payload)
+        letter = await code.find(ctx.payload)
         if letter is None:
             # It was resumed or deleted meanwhile: the run has not failed any more.
             return "null"
