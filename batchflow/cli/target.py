@@ -183,8 +183,8 @@ def existing_store(settings: Settings) -> Store:
     if isinstance(store, SqliteStore):
         if settings.url == "qstash://":
             raise InputError(
-                "BATCHFLOW_URL is qstash://, and the runs are there: use its console or its REST API, or name a store "
-                "with --url"
+                "BATCHFLOW_URL is qstash://, and the runs are there: use flow.runs, flow.dead_letters, flow.schedules "
+                "and flow.limits of the app, or its routes, or name a store with --url"
             )
         if store.path == ":memory:":
             raise InputError(f"'{settings.url}' is the memory of one process; name a file with --url or BATCHFLOW_URL")
