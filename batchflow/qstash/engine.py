@@ -89,6 +89,7 @@ class QStashEngine(Engine):
         self._public_url = public_url
         self.told = {}
         self._served = served
+        self._has_declared = False
 
     @property
     def rest(self) -> QStashRest:
@@ -332,8 +333,11 @@ class QStashEngine(Engine):
             raise ConfigurationError(f"the schedule of '{schedule.destination}': {error}") from error
 
     async def _declare_schedules(self) -> None:
+        if self._has_declared:
+            return
         try:
             await self.schedule_store.declare()
+            self._has_declared = True
         except (InputError, StoreError) as error:
             # Everything else works; the next start tries again.
             logger().error("[batchflow:error] Schedules could not be put into QStash", error=str(error))

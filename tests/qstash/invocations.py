@@ -141,12 +141,15 @@ class OtherLoop(httpx.AsyncBaseTransport):
     """Sends requests to an ASGI app of the event loop that made this, from any other."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self.paths: list[str] = []
+        """The paths of the requests."""
         self._transport = transport
         self._loop = asyncio.get_running_loop()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """See the port."""
         await request.aread()
+        self.paths.append(request.url.path)
         there = asyncio.run_coroutine_threadsafe(self._answer(request), self._loop)
         status, headers, content = await asyncio.wrap_future(there)
         return httpx.Response(status, headers=headers, content=content)

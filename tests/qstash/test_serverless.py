@@ -23,20 +23,25 @@ async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WireStage]:
         yield stage
 
 
+def new_flow(stage: WireStage) -> Batchflow:
+    """The workflows of a process that has just begun."""
+    return Batchflow(
+        QStash(
+            url="http://qstash.test",
+            token=stage.token,
+            current_signing_key=stage.keys["current"],
+            next_signing_key=stage.keys["next"],
+            transport=stage.transport,
+        ),
+        clock=stage.clock,
+    )
+
+
 def factory(stage: WireStage, calls: list[str]) -> Callable[[], FastAPI]:
     """Makes the app of a process."""
 
     def make() -> FastAPI:
-        flow = Batchflow(
-            QStash(
-                url="http://qstash.test",
-                token=stage.token,
-                current_signing_key=stage.keys["current"],
-                next_signing_key=stage.keys["next"],
-                transport=stage.transport,
-            ),
-            clock=stage.clock,
-        )
+        flow = new_flow(stage)
 
         @flow.resource
         def greeting() -> Iterator[str]:
@@ -136,6 +141,24 @@ async def test_an_app_that_its_server_has_started_stays_open(stage: WireStage) -
                 assert (await http.post("/workflows/onboarding", json="ada")).status_code == 202
         assert calls == ["open"]
     assert calls == ["open", "close"]
+
+
+async def test_what_qstash_is_told_of_the_code_is_told_once_in_a_process(stage: WireStage) -> None:
+    """An app that is opened for each request would tell it each time."""
+    flow = new_flow(stage)
+
+    @flow.serve("/report", schedule="0 3 * * *")
+    async def report(ctx: WorkflowContext[None]) -> None: ...
+
+    app = FastAPI(lifespan=flow.lifespan)
+    app.include_router(flow.router)
+    assert isinstance(stage.transport, OtherLoop)
+    told: list[int] = []
+    for _ in range(2):
+        async with app.router.lifespan_context(app):
+            told.append(sum("schedules" in it for it in stage.transport.paths))
+    assert told[0] > 0
+    assert told[1] == told[0]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
