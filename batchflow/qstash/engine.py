@@ -120,7 +120,7 @@ class QStashEngine(Engine):
         """See the port: those of the app's account, and of its store."""
         routes = [it for it in self._served if self.account_of(it).rest is self.rest and it.startswith("/")]
         items = StoredDeadLetters(self.store)
-        return QStashDeadLetters(self.rest, self.run_store, routes, self.url_of, self._route_of, items)
+        return QStashDeadLetters(self.rest, self.run_store, routes, self.url_of, self._route_of, items, self.give_due)
 
     @property
     def schedule_store(self) -> QStashSchedules:
@@ -160,28 +160,29 @@ class QStashEngine(Engine):
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
         """See the port."""
         is_new = await super().open_batch(batch, messages)
-        await self._give_due()
+        await self.give_due()
         return is_new
 
     async def cancel_batch(self, id: str) -> bool:
         """See the port."""
         found = await super().cancel_batch(id)
-        await self._give_due()
+        await self.give_due()
         return found
 
     async def resume_batch(self, id: str) -> bool:
         """See the port."""
         found = await super().resume_batch(id)
-        await self._give_due()
+        await self.give_due()
         return found
 
     async def approve_batch(self, id: str) -> bool:
         """See the port."""
         found = await super().approve_batch(id)
-        await self._give_due()
+        await self.give_due()
         return found
 
-    async def _give_due(self) -> None:
+    async def give_due(self) -> None:
+        """Give QStash the messages of batches that are due."""
         if self.batches is not None:
             await self.batches.give_due()
 
@@ -221,7 +222,7 @@ class QStashEngine(Engine):
         """See the port. Runs of served functions are started in QStash, all or none; messages of batches are stored."""
         if any(it.batch is not None for it in messages):
             new = await super().publish(messages)
-            await self._give_due()
+            await self.give_due()
             return new
         items = [init_item(self._address(it), it.body, self._settings(it)) for it in messages]
         # All are runs of one function.
@@ -239,7 +240,7 @@ class QStashEngine(Engine):
         items: Sequence[str] = ()
         if self.has_store:
             items = await super().notify(event, data, run)
-            await self._give_due()
+            await self.give_due()
         if run is not None and is_of_batch(run):
             return items
         submission = notify_submission(event, data, None if run is None else wire_id(run))

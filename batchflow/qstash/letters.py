@@ -1,11 +1,12 @@
 """The dead letters of an app on QStash: runs are in the DLQ of QStash, items of batches in the app's store."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import quote
 
 from batchflow.core.dead_letters import DeadLetter, DeadLetterGroup, DeadLetterQuery, merge_groups
 from batchflow.core.flow import FlowControl
+from batchflow.core.ids import is_of_batch
 from batchflow.core.ports import DeadLetterPosition, DeadLetterStore
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.store import RunReads
@@ -25,6 +26,7 @@ class QStashDeadLetters:
     """See `batchflow.core.ports.DeadLetterStore`: runs of the functions at `routes`, then items of the store.
 
     The id of a run that has failed is that of its dead letter. Those of other apps in the same QStash are left alone.
+    `give_due` gives QStash the items that are due.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class QStashDeadLetters:
         url_of: Callable[[str], str],
         route_of: RouteOf,
         items: DeadLetterStore,
+        give_due: Callable[[], Awaitable[None]],
     ) -> None:
         self._rest = rest
         self._runs = runs
@@ -42,10 +45,11 @@ class QStashDeadLetters:
         self._url_of = url_of
         self._route_of = route_of
         self._items = items
+        self._give_due = give_due
 
     async def find(self, id: str) -> DeadLetter | None:
         """See the port."""
-        if _is_of_batch(id):
+        if is_of_batch(id):
             return await self._items.find(id)
         shown = await self._shown(id)
         if shown is None:
@@ -82,7 +86,7 @@ class QStashDeadLetters:
 
     async def posts(self, ids: Sequence[str]) -> Sequence[str]:
         """See the port: they are in the store."""
-        return await self._items.posts([id for id in ids if _is_of_batch(id)])
+        return await self._items.posts([id for id in ids if is_of_batch(id)])
 
     async def redrive(
         self, id: str, *, restart: bool, retry: RetryPolicy | None, flow: FlowControl | None
@@ -92,8 +96,10 @@ class QStashDeadLetters:
         Raises:
             InputError: the flow key has no limits, so that QStash does not know it.
         """
-        if _is_of_batch(id):
-            return await self._items.redrive(id, restart=restart, retry=retry, flow=flow)
+        if is_of_batch(id):
+            going_on = await self._items.redrive(id, restart=restart, retry=retry, flow=flow)
+            await self._give_due()
+            return going_on
         headers = settings_headers(RunSettings(flow=flow))
         if flow is not None and not headers:
             want = "give it a parallelism or a rate: QStash keeps a flow key with its limits only"
@@ -111,13 +117,15 @@ class QStashDeadLetters:
 
     async def call_failure_again(self, id: str) -> bool:
         """See the port: QStash calls one again that has failed."""
-        if _is_of_batch(id):
-            return await self._items.call_failure_again(id)
+        if is_of_batch(id):
+            called = await self._items.call_failure_again(id)
+            await self._give_due()
+            return called
         return await self._change("POST", "/callback", id)
 
     async def delete(self, id: str) -> bool:
         """See the port."""
-        return await (self._items.delete(id) if _is_of_batch(id) else self._change("DELETE", "", id))
+        return await (self._items.delete(id) if is_of_batch(id) else self._change("DELETE", "", id))
 
     async def _change(self, method: str, path: str, id: str) -> bool:
         if (shown := await self._shown(id)) is None:
@@ -166,10 +174,6 @@ class QStashDeadLetters:
 
     async def _entries(self, query: Mapping[str, str | Sequence[str]]) -> LettersPage:
         return LettersPage.model_validate(await self._rest.get(_PATH, query))
-
-
-def _is_of_batch(id: str) -> bool:
-    return id.startswith("bat_")
 
 
 def _matches(letter: DeadLetter, query: DeadLetterQuery) -> bool:

@@ -51,6 +51,10 @@ class SchedulingEngine(Protocol):
         """Start runs; returns for each if it is new."""
         ...
 
+    async def give_due(self) -> None:
+        """Give QStash the messages of batches that are due."""
+        ...
+
 
 class ScheduleDefinition(Shown):
     """The part of a schedule that QStash does not keep; the defaults are those of one that somebody else has made."""
@@ -165,7 +169,9 @@ class QStashSchedules:
         """See the port: a fire by hand."""
         status = await self._find(fire.id)
         if status is None or fire.start is None:
-            return await self._stored.fire_schedule(fire)
+            result = await self._stored.fire_schedule(fire)
+            await self._engine.give_due()
+            return result
         (message,) = fire.start.messages
         outcome = await start_run(self._engine, status.schedule, message)
         return FireResult(outcome, replace(status, last_at=fire.at, last_id=message.id))

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from batchflow import FlowControl, NonRetryable, RunFailure, WorkflowContext
+from batchflow import FlowControl, NonRetryable, RetryPolicy, RunFailure, WorkflowContext
 from batchflow.core.run import Run
 from batchflow.errors import InputError, NotFoundError
 from batchflow.qstash import engine
@@ -227,3 +227,33 @@ async def test_the_routes_of_dead_letters_are_those_of_qstash(stage: WireStage) 
         resumed = (await http.post("/dlq/resume", json={"dlqIds": [first]})).json()
         assert (resumed["count"], len(resumed["runIds"])) == (1, 1)
         assert (await http.delete(f"/dlq/{second}")).status_code == 200
+
+
+async def test_failed_items_of_batches_are_listed_after_failed_runs_and_resumed_in_qstash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("APP_URL", f"{APP_URL}/")
+    async with WireStage(batches=True) as stage:
+        failing = Failing(stage)
+
+        @stage.flow.batch(retry=RetryPolicy.none())
+        async def greet(name: str) -> str:
+            if failing.broken:
+                raise ConnectionError("down")
+            return f"hello {name}"
+
+        await stage.open()
+        run = await failing.function.trigger("ada")
+        batch = await greet.trigger(ids=["ada"])
+        await stage.drive()
+        letters = stage.flow.dead_letters
+        first = await letters.list(limit=1)
+        rest = await letters.list(limit=5, cursor=first.next_cursor)
+        assert ([it.id for it in first.letters], [it.item for it in rest.letters]) == ([run.id], ["ada"])
+        assert [it.item for it in (await letters.list(workflow="greet")).letters] == ["ada"]
+        failing.broken = False
+        result = await letters.resume(all=True)
+        assert (result.count, result.ids[1:]) == (2, result.run_ids[1:])
+        await stage.drive()
+        assert (await stage.flow.run(result.run_ids[0]).status()).state == "completed"
+        assert (await batch.status()).counts.succeeded == 1

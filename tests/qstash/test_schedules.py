@@ -204,6 +204,29 @@ async def test_an_app_starts_although_its_schedules_cannot_be_put_into_qstash(st
         assert flow.served
 
 
+async def test_schedules_of_batches_are_in_the_store_of_the_app_and_beside_those_of_functions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("APP_URL", f"{APP_URL}/")
+    greeted: list[str] = []
+    async with WireStage(batches=True) as stage:
+        reports = Reports()
+        reports.serve(stage.flow, Schedule("0 3 * * *", payload="daily"))
+
+        @stage.flow.batch(ids=["ada"])
+        async def greet(name: str) -> None:
+            greeted.append(name)
+
+        await stage.open()
+        made = await stage.flow.schedules.create(greet, "0 4 * * *", id="greetings")
+        assert [it.id for it in await stage.flow.schedules.list()] == ["greetings", "report"]
+        assert (await stage.flow.schedules.trigger(made.id)).outcome == "fired"
+        await stage.drive(ms=120_000)
+        assert (greeted, reports.payloads) == (["ada"], [])
+        await stage.flow.schedules.delete(made.id)
+        assert [it.id for it in await stage.flow.schedules.list()] == ["report"]
+
+
 @only_sqlite
 async def test_the_routes_of_schedules_are_those_of_qstash(stage: WireStage) -> None:
     Reports().serve(stage.flow, Schedule("0 3 * * *", payload="x"))
