@@ -123,9 +123,10 @@ class WireEndpoint:
             InputError: QStash has not sent it (401), or it is not what QStash sends.
         """
         headers = request.headers
+        may_repeat = REDELIVERED in headers
         if receiver is not None:
             now = self._engine.runtime.clock.now()
-            receiver.verify(headers.get(SIGNATURE.lower()), url, request.body, now=now)
+            may_repeat |= receiver.verify(headers.get(SIGNATURE.lower()), url, request.body, now=now)
         if (wire_run := headers.get(RUN_ID)) is None:
             raise InputError(f"the header '{RUN_ID}' is missing; QStash sends it", status=400)
         if headers.get(VERSION, PROTOCOL) != PROTOCOL:
@@ -142,7 +143,7 @@ class WireEndpoint:
                 return await self._fail(request, address)
             if CALLBACK in headers:
                 return await self._called(request, address)
-            run = await self._read(request, wire_run)
+            run = await self._read(request, wire_run, may_repeat=may_repeat)
             if UNKNOWN_SDK in headers:
                 return await self._begin(request, address, run)
             return _success(wire_run) if run.is_repeated else await self._deliver(request, address, run)
@@ -152,11 +153,11 @@ class WireEndpoint:
         except StoreError as error:
             return failure_answer(FailureResponse(500, type(error).__name__, str(error), ""))
 
-    async def _read(self, request: WireRequest, wire_run: str) -> DeliveredRun:
+    async def _read(self, request: WireRequest, wire_run: str, *, may_repeat: bool) -> DeliveredRun:
         headers, now = request.headers, self._engine.runtime.clock.now()
         whole = None
         # QStash leaves out what is large. What is delivered again may have been recorded before its answer was lost.
-        if not request.body or _number(headers, "upstash-retried") or REDELIVERED in headers:
+        if not request.body or _number(headers, "upstash-retried") or may_repeat:
             whole = await self._engine.steps_of(wire_run)
         body = request.body or whole or b""
         until = None if request.body else headers.get("upstash-message-id")

@@ -8,6 +8,9 @@ from typing import Any, cast
 from batchflow.core.duration import Duration, to_ms
 from batchflow.errors import ConfigurationError, InputError
 
+REMEMBERED = 10_000
+"""The number of requests that a receiver remembers."""
+
 _REFUSED = "this request is not signed by QStash for this app"
 
 
@@ -30,9 +33,12 @@ class Receiver:
                 raise ConfigurationError("is missing", option=option, want="write the signing key, as QStash shows it")
         self._keys = (current_signing_key, next_signing_key)
         self._tolerance_s = to_ms(clock_tolerance, option="clock_tolerance") / 1000
+        self._verified: dict[int, None] = {}
 
-    def verify(self, signature: str | None, url: str, body: bytes, *, now: int) -> None:
-        """Return for a request that QStash has signed, for this URL and body; `now` is in ms since the epoch.
+    def verify(self, signature: str | None, url: str, body: bytes, *, now: int) -> bool:
+        """Return, for a request that QStash has signed for this URL and body, whether the same request has come before.
+
+        `now` is in ms since the epoch. The last requests are remembered.
 
         Raises:
             InputError: it has not, or not for this URL, or too long ago (401). The sentence does not say which.
@@ -40,6 +46,13 @@ class Receiver:
         claims = None if signature is None else self._claims(signature)
         if claims is None or not self._fits(claims, url, body, now / 1000):
             raise InputError(_REFUSED, status=401)
+        # Each delivery has a signature of its own.
+        key = hash(signature)
+        has_come = key in self._verified
+        self._verified[key] = None
+        if len(self._verified) > REMEMBERED:
+            del self._verified[next(iter(self._verified))]
+        return has_come
 
     def _claims(self, signature: str) -> dict[str, Any] | None:
         import jwt

@@ -8,6 +8,7 @@ import httpx
 from fastapi import FastAPI
 
 from batchflow import Batchflow, QStash
+from batchflow.core.ports import Clock
 from batchflow.engine.push_client import PushRequest
 from batchflow.engine.push_response import PushResponse
 from batchflow.testing import FixedEntropy, ManualClock, drive
@@ -56,6 +57,8 @@ class WireStage:
 
     def __init__(self, kind: Kind = "sqlite", *, batches: bool = False, **options: Any) -> None:
         self.clock = ManualClock()
+        self.app_clock: Clock = self.clock
+        """That of the app."""
         self.client = AppClient()
         self.store = made(kind, self.clock)
         self.qstash = Batchflow(self.store, clock=self.clock, worker=False, entropy=FixedEntropy())
@@ -88,7 +91,7 @@ class WireStage:
                 transport=self.transport,
                 **self._options,
             ),
-            clock=self.clock,
+            clock=self.app_clock,
             entropy=FixedEntropy(),
         )
 

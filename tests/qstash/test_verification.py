@@ -1,5 +1,6 @@
 """Only QStash reaches the functions of an app, and only with requests that it has signed for them, lately."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -7,7 +8,11 @@ import httpx
 import pytest
 
 from batchflow import WorkflowContext
+from batchflow.core.ports import Clock
+from batchflow.core.run import Step
+from batchflow.serve.functions import ServedFunction
 from batchflow.wire.signature import SIGNATURE, sign
+from batchflow.wire.submissions import Address, outcome_submission, wire_id
 from tests.qstash.stage import APP_URL, WireStage
 
 BODY = b'[{"messageId":"msg_1","body":"MQ==","callType":"step"}]'
@@ -64,6 +69,107 @@ async def test_clocks_may_differ_by_the_tolerance(stage: WireStage, calls: list[
     """A signature is valid for five minutes, and the tolerance is ten."""
     assert await post(stage, signed(stage, ago=minutes * MINUTE)) == 200
     assert calls == [1]
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+async def test_runs_go_on_while_clocks_differ_by_the_tolerance(minutes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_URL", f"{APP_URL}/")
+    stage = WireStage(clock_tolerance="10m")
+    stage.app_clock = ShiftedClock(stage.clock, minutes * MINUTE)
+    async with stage:
+        steps = serve_steps(stage, calls := Counter[str]())
+        await stage.open()
+        run = await steps.trigger(None)
+        await stage.drive()
+        assert await run.wait() == "done"
+        assert calls == {"first": 1, "second": 1}
+        assert set(stage.client.answers) == {200}
+
+
+async def test_without_a_tolerance_an_app_whose_clock_is_ahead_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_URL", f"{APP_URL}/")
+    stage = WireStage()
+    stage.app_clock = ShiftedClock(stage.clock, 10 * MINUTE)
+    async with stage:
+        steps = serve_steps(stage, calls := Counter[str]())
+        await stage.open()
+        run = await steps.trigger(None)
+        await stage.drive()
+        assert (await run.status()).state == "failed"
+        assert not calls
+        assert set(stage.client.answers) == {401}
+
+
+async def test_a_true_request_that_is_sent_again_executes_no_recorded_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has read it may send it with other headers, which the signature does not cover; later it is refused."""
+    monkeypatch.setenv("APP_URL", f"{APP_URL}/")
+    async with WireStage(clock_tolerance="1m") as stage:
+        steps = serve_steps(stage, calls := Counter[str]())
+        await stage.open()
+        run = await steps.trigger(None)
+        await stage.drive(ms=MINUTE)
+        request = stage.client.requests[0]
+        headers = {name.lower(): value for name, value in request.headers}
+        assert await post(stage, headers, request.body, "/steps") == 200
+        assert await post(stage, {**headers, "upstash-workflow-runid": "wfr_other"}, request.body, "/steps") == 200
+        assert await post(stage, headers, request.body + b" ", "/steps") == 401
+        assert await post(stage, headers, request.body, "/other") == 401
+        await stage.drive(ms=10 * MINUTE)
+        assert await post(stage, headers, request.body, "/steps") == 401
+        assert calls == {"first": 1}
+        await stage.drive()
+        assert (calls, await run.wait()) == ({"first": 1, "second": 1}, "done")
+
+
+async def test_the_tokens_and_keys_of_others_reach_no_run(stage: WireStage) -> None:
+    steps = serve_steps(stage, calls := Counter[str]())
+    await stage.open()
+    run = await steps.trigger(None)
+    await stage.drive(ms=MINUTE)
+    headers = {"authorization": f"Bearer {await stage.server.tokens.create('other')}"}
+    async with httpx.AsyncClient(transport=stage.transport, base_url="http://qstash.test", headers=headers) as http:
+        keys = (await http.get("/v2/keys")).json()
+        for key in ("current", "next"):
+            others = signed(stage, key=keys[key], url=f"{APP_URL}/steps")
+            assert await post(stage, others, path="/steps") == 401
+        address = Address(wire_id(run.id), f"{APP_URL}/steps")
+        forged = outcome_submission(address, Step(3, "second", "run", "done", value='"forged"'), 1)
+        assert (await http.post(forged.path, headers=forged.headers, content=forged.body)).status_code == 400
+        assert (await http.get(f"/v2/workflows/runs/{address.run}")).status_code == 404
+        await http.delete(f"/v2/workflows/runs/{address.run}")
+    await stage.drive()
+    assert (await run.wait(), calls) == ("done", {"first": 1, "second": 1})
+
+
+class ShiftedClock:
+    """A clock that is ahead of another one."""
+
+    def __init__(self, clock: Clock, ahead_ms: int) -> None:
+        self._clock = clock
+        self._ahead_ms = ahead_ms
+
+    def now(self) -> int:
+        return self._clock.now() + self._ahead_ms
+
+
+def serve_steps(stage: WireStage, calls: Counter[str]) -> ServedFunction[None, str]:
+    """A function with two steps, and an hour between them; and another one."""
+
+    @stage.flow.serve("/steps")
+    async def steps(ctx: WorkflowContext[None]) -> str:
+        async def step(name: str) -> None:
+            calls[name] += 1
+
+        await ctx.run("first", step, "first")
+        await ctx.sleep("sleep", "1h")
+        await ctx.run("second", step, "second")
+        return "done"
+
+    @stage.flow.serve("/other")
+    async def other(ctx: WorkflowContext[None]) -> None:
+        calls["other"] += 1
+
+    return steps
 
 
 REFUSED: Mapping[str, Callable[[WireStage], dict[str, str]]] = {
