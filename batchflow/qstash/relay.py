@@ -109,7 +109,7 @@ class Relay:
                 rooms[key] = room - 1
         try:
             if given:
-                await self._post(batch_submission([self._item(it) for it in given]))
+                await self._post(batch_submission([self._item(it, claimed.now) for it in given]))
         except BaseException:
             given, left = [], list(claimed.claims)
             raise
@@ -145,12 +145,13 @@ class Relay:
             return GIVEN_MS
         return GIVEN_MS + int(most_waiting(endpoint.flow) * endpoint.flow.interval_ms)
 
-    def _item(self, claim: Claim) -> dict[str, Any]:
+    def _item(self, claim: Claim, now: int) -> dict[str, Any]:
         endpoint = self._endpoints.get(claim.destination)
         return message_item(
             self._url(),
             to_json({"message": claim.id, "fence": claim.fence}).decode(),
-            dedup_id=f"{claim.id}-{claim.fence}",
+            # A message that is resumed has the fences that it had before.
+            dedup_id=f"{claim.id}-{claim.fence}-{now}",
             flow=None if endpoint is None else endpoint.flow,
             label=None if endpoint is None else endpoint.name.replace(":", "."),
         )

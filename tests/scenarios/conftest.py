@@ -31,7 +31,7 @@ class Way(NamedTuple):
 WAYS = [Way(store, always_replay) for store in ("sqlite", "fakeredis", "redis") for always_replay in (False, True)]
 WAYS.append(Way("qstash", always_replay=True))
 
-_BATCHES = "Batches do not run on QStash yet."
+_BATCHES = "A function on QStash does not invoke a batch."
 _CHILDREN = "QStash cancels a run, and not the runs that it has invoked."
 
 NOT_ON_QSTASH: Mapping[str, str] = {
@@ -79,7 +79,7 @@ async def scene(request: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     async with AsyncExitStack() as stack:
         if way.engine == "qstash":
             monkeypatch.setenv("APP_URL", f"{APP_URL}/")
-            scene = QStashScene(await stack.enter_async_context(WireStage()), sync=way.sync)
+            scene = QStashScene(await stack.enter_async_context(WireStage(batches=True)), sync=way.sync)
         else:
             url = request.getfixturevalue("scenario_server").url if way.engine == "redis" else None
             scene = Scene(way.engine, url, always_replay=way.always_replay, sync=way.sync)
