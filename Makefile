@@ -4,10 +4,10 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench clean
+.PHONY: help demo demo-qstash test check bench clean
 
 help:
-	@echo "make demo    run the welcome-placeholder example"
+	@echo "make demo    run the welcome-placeholder example; make demo-qstash: the same on QStash"
 	@echo "make test    run the tests"
 	@echo "make check   lint, formatting, types, import rules, house rules"
 	@echo "make bench   run the benchmarks; PEERS=DIR: beside other queues, by the run_peers.py of DIR"
@@ -15,6 +15,9 @@ help:
 
 demo: .venv/.runtime
 	@$(BIN)/python -m examples.welcome_placeholder.demo
+
+demo-qstash: .venv/.runtime
+	@$(BIN)/python -m examples.welcome_placeholder.demo_qstash
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest -n auto --dist worksteal

@@ -684,8 +684,7 @@ class Batchflow:
         if self._routers is not None and (path := self._routers.prefix_in(app)) is not None:
             self._router_path.path = path
         await self._start_with_server()
-        if self._deliveries is not None and self._workflows:
-            await self._deliveries.schedule()
+        await self._schedule_deliveries()
         try:
             yield
         finally:
@@ -707,6 +706,11 @@ class Batchflow:
         if self._routers is not None and (path := self._routers.prefix_of(request)) is not None:
             self._router_path.path = path
         await self.start()
+        await self._schedule_deliveries()
+
+    async def _schedule_deliveries(self) -> None:
+        if self._deliveries is not None and self._workflows:
+            await self._deliveries.schedule()
 
     @property
     def router(self) -> "APIRouter":

@@ -30,6 +30,7 @@ class QStashDeliveries:
         self._engine = engine
         self._endpoints = endpoints
         self.find_account = find_account
+        self._has_scheduled = False
 
     def add_account(self, endpoint: Endpoint, account: QStashAccount) -> None:
         """Let the runs of an endpoint live in this account."""
@@ -69,8 +70,9 @@ class QStashDeliveries:
         return WireAnswer(200, {}, b"")
 
     async def schedule(self) -> None:
-        """Have QStash call the app regularly, as `QStash(relay_cron=…)` says."""
-        if (batches := self._engine.batches) is not None:
+        """Have QStash call the app regularly, as `QStash(relay_cron=…)` says; once in a process."""
+        if (batches := self._engine.batches) is not None and not self._has_scheduled:
+            self._has_scheduled = True
             await batches.schedule()
 
     def check_batch(self, definition: Definition) -> None:

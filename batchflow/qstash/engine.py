@@ -334,10 +334,9 @@ class QStashEngine(Engine):
             raise ConfigurationError(f"the schedule of '{schedule.destination}': {error}") from error
 
     async def _declare_schedules(self) -> None:
-        if self._has_declared:
-            return
         try:
-            await self.schedule_store.declare()
+            if not self._has_declared:
+                await self.schedule_store.declare()
             self._has_declared = True
         except (InputError, StoreError) as error:
             # Everything else works; the next start tries again.

@@ -2,14 +2,26 @@
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Literal
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from batchflow import Batchflow, QStash, WorkflowContext
+from batchflow import (
+    Batchflow,
+    BatchSummary,
+    BatchWorkflow,
+    FlowControl,
+    NoParams,
+    Page,
+    QStash,
+    RetryAfter,
+    WorkflowContext,
+)
 from batchflow.engine.push_client import PushRequest
 from tests.qstash.invocations import ContainerClient, LambdaClient, OtherLoop, served
 from tests.qstash.stage import APP_URL, AppClient, WireStage
@@ -23,7 +35,33 @@ async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WireStage]:
         yield stage
 
 
-def new_flow(stage: WireStage) -> Batchflow:
+class Greet(BatchWorkflow[NoParams, str, str]):
+    """Greets users, of whom one is there at the second try only."""
+
+    name = "greet"
+    entity = "user"
+    page_size = 3
+    execute_flow = FlowControl(parallelism=2)
+
+    def __init__(self, calls: list[str]) -> None:
+        self._calls = calls
+
+    def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
+        ids = [f"user-{number}" for number in range(7)]
+        first = int(cursor or 0)
+        return Page(ids[first : first + limit], next_cursor=str(first + limit) if first + limit < 7 else None)
+
+    def execute(self, user_id: str) -> str:
+        self._calls.append(user_id)
+        if user_id == "user-3" and self._calls.count(user_id) == 1:
+            raise RetryAfter(90, "not there yet")
+        return f"hello {user_id}"
+
+    def on_complete(self, summary: BatchSummary) -> None:
+        self._calls.append(f"{summary.counts.succeeded} greeted")
+
+
+def new_flow(stage: WireStage, store: str | None = None) -> Batchflow:
     """The workflows of a process that has just begun."""
     return Batchflow(
         QStash(
@@ -32,6 +70,7 @@ def new_flow(stage: WireStage) -> Batchflow:
             current_signing_key=stage.keys["current"],
             next_signing_key=stage.keys["next"],
             transport=stage.transport,
+            store=store,
         ),
         clock=stage.clock,
     )
@@ -73,9 +112,9 @@ def factory(stage: WireStage, calls: list[str]) -> Callable[[], FastAPI]:
     return make
 
 
-def start(path: str = "/workflows/onboarding") -> PushRequest:
+def start(path: str = "/workflows/onboarding", body: bytes = b'"ada"') -> PushRequest:
     """A request that starts a run."""
-    return PushRequest("POST", f"{APP_URL}{path}", (("Content-Type", "application/json"),), b'"ada"', 30_000)
+    return PushRequest("POST", f"{APP_URL}{path}", (("Content-Type", "application/json"),), body, 30_000)
 
 
 async def check_run(stage: WireStage, client: AppClient, calls: list[str]) -> None:
@@ -102,6 +141,33 @@ async def test_a_run_needs_nothing_but_its_requests(
     client = LambdaClient(factory(stage, calls), lifespan, image)
     await check_run(stage, client, calls)
     assert client.left == []
+
+
+@pytest.mark.parametrize(("lifespan", "image"), [("auto", "new"), ("off", "kept")])
+async def test_a_batch_needs_its_store_and_its_requests(
+    stage: WireStage, lifespan: Literal["auto", "off"], image: str, tmp_path: Path
+) -> None:
+    """And no worker: pages, items, a retry and the end of the batch come by a message each."""
+    calls: list[str] = []
+    store = f"sqlite:///{tmp_path}/batches.db"
+
+    def make() -> FastAPI:
+        flow = new_flow(stage, store)
+        flow.add(Greet(calls))
+        app = FastAPI(lifespan=flow.lifespan)
+        app.include_router(flow.router, prefix="/workflows")
+        return app
+
+    client = LambdaClient(make, lifespan, image)
+    stage.qstash.engine.push_client = client
+    assert (await client.send(start("/workflows/greet/process-users", b"{}"))).status == 202
+    await stage.drive(ms=300_000)
+    assert Counter(calls) == {f"user-{it}": 2 if it == 3 else 1 for it in range(7)} | {"7 greeted": 1}
+    assert set(client.answers) == {200, 202}
+    assert client.left == []
+    # The entry, pages, items and the end.
+    messages = Counter(it.body.split(b".")[1][:1] for it in client.requests if b"message" in it.body)
+    assert messages == {b"e": 1, b"p": 3, b"r": 7 + 1, b"z": 1}
 
 
 async def test_a_run_needs_a_container_for_its_requests_only(stage: WireStage) -> None:
@@ -143,9 +209,10 @@ async def test_an_app_that_its_server_has_started_stays_open(stage: WireStage) -
     assert calls == ["open", "close"]
 
 
-async def test_what_qstash_is_told_of_the_code_is_told_once_in_a_process(stage: WireStage) -> None:
+async def test_what_qstash_is_told_of_the_code_is_told_once_in_a_process(stage: WireStage, tmp_path: Path) -> None:
     """An app that is opened for each request would tell it each time."""
-    flow = new_flow(stage)
+    flow = new_flow(stage, f"sqlite:///{tmp_path}/batches.db")
+    flow.add(Greet([]))
 
     @flow.serve("/report", schedule="0 3 * * *")
     async def report(ctx: WorkflowContext[None]) -> None: ...
