@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
 from pydantic_core import to_json
@@ -135,8 +136,8 @@ class Retries:
 
     async def _redrive(self, letters: Sequence[DeadLetter], *, restart: bool) -> int:
         # Commands of one moment share a transaction.
-        admin = self._client.admin
-        return sum(await asyncio.gather(*(admin.redrive(it.id, restart=restart) for it in letters)))
+        redrive = partial(self._client.dead_letters.redrive, restart=restart, retry=None, flow=None)
+        return sum(id is not None for id in await asyncio.gather(*(redrive(it.id) for it in letters)))
 
     async def _without_letters(self, first: str, batch: Batch) -> list[str]:
         """The ids of failed items of a batch that no retry has started again and that have no dead letter."""

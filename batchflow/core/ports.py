@@ -20,7 +20,6 @@ from batchflow.core.run import Step
 from batchflow.core.schedule import NewSchedule, ScheduledStart
 from batchflow.core.settlement import Effect, Settlement
 from batchflow.core.store import (
-    AdminCommands,
     Commands,
     FlowKeyAdmin,
     Journaling,
@@ -527,13 +526,8 @@ class Client(RunClient, Commands, Protocol):
         ...
 
     @property
-    def admin(self) -> AdminCommands:
-        """The commands of an operator; what they make due is claimed at once."""
-        ...
-
-    @property
     def dead_letters(self) -> DeadLetterStore:
-        """The dead letters of runs and items."""
+        """The dead letters of runs and items; what a command for them makes due is claimed at once."""
         ...
 
     @property

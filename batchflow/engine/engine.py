@@ -30,7 +30,7 @@ from batchflow.core.posts import PUSH_SCHEDULE_DESTINATION
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.schedule import NewSchedule, ScheduledStart
 from batchflow.core.settlement import Notice
-from batchflow.core.store import AdminCommands, FlowKeyAdmin, Ledger, RunReads, ScheduleStore, Store
+from batchflow.core.store import FlowKeyAdmin, Ledger, RunReads, ScheduleStore, Store
 from batchflow.engine.backlog import WriteBacklog
 from batchflow.engine.callbacks import CallbackSettings
 from batchflow.engine.caller import HttpCaller
@@ -129,13 +129,8 @@ class Engine:
         """See the port: it keeps all of them."""
 
     @property
-    def admin(self) -> AdminCommands:
-        """See the port; the store tells the engine of the change."""
-        return self.store
-
-    @property
     def dead_letters(self) -> DeadLetterStore:
-        """See the port."""
+        """See the port; the store tells the engine of a change."""
         return StoredDeadLetters(self.store)
 
     @property

@@ -1,5 +1,6 @@
 """The batches of an app on QStash: their state is in the app's store, and QStash calls the app for each message."""
 
+import asyncio
 from contextlib import suppress
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -33,6 +34,8 @@ class QStashBatches:
         self._cron = cron
         self._retention_ms = retention_ms
         self._declared = False
+        self._giving = asyncio.Lock()
+        self._asked = self._served = 0
 
     async def answer(self, body: bytes) -> None:
         """Answer one request.
@@ -53,7 +56,20 @@ class QStashBatches:
         await self._relay.run(1 if claim is None or claim.number >= 0 else None)
 
     async def give_due(self) -> None:
-        """Give QStash what is due. Without an answer of QStash or the store that is left to the next request."""
+        """Give QStash what is due. Without an answer of QStash or the store that is left to the next request.
+
+        Of calls at the same time, those that wait share the next run.
+        """
+        self._asked += 1
+        asked = self._asked
+        async with self._giving:
+            if self._served >= asked:
+                return
+            served = self._asked
+            await self._try_to_give()
+            self._served = served
+
+    async def _try_to_give(self) -> None:
         try:
             await self._relay.schedule()
             await self._relay.run()

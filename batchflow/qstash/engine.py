@@ -159,25 +159,22 @@ class QStashEngine(Engine):
 
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
         """See the port."""
-        is_new = await super().open_batch(batch, messages)
-        await self.give_due()
-        return is_new
+        return await self._then_give(super().open_batch(batch, messages))
 
     async def cancel_batch(self, id: str) -> bool:
         """See the port."""
-        found = await super().cancel_batch(id)
-        await self.give_due()
-        return found
+        return await self._then_give(super().cancel_batch(id))
 
     async def resume_batch(self, id: str) -> bool:
         """See the port."""
-        found = await super().resume_batch(id)
-        await self.give_due()
-        return found
+        return await self._then_give(super().resume_batch(id))
 
     async def approve_batch(self, id: str) -> bool:
         """See the port."""
-        found = await super().approve_batch(id)
+        return await self._then_give(super().approve_batch(id))
+
+    async def _then_give(self, command: Awaitable[T]) -> T:
+        found = await command
         await self.give_due()
         return found
 
@@ -251,7 +248,7 @@ class QStashEngine(Engine):
     async def cancel_run(self, id: str) -> bool:
         """See the port."""
         if is_of_batch(id):
-            return await super().cancel_run(id)
+            return await self._then_give(super().cancel_run(id))
         return await self.cancel_runs(ids=[id]) > 0
 
     async def cancel_runs(

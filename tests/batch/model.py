@@ -18,7 +18,7 @@ from batchflow.core.message import Claim, Message, OpenMessage, UnservedWork, Wo
 from batchflow.core.ports import LogNames, Threads
 from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, apply_arrivals, merge_steps
 from batchflow.core.settlement import Effect, FinishEntry, FinishWalk, Publish, RecordPage, Settlement, StartItems
-from batchflow.core.store import AdminCommands, Ledger, RecordResult
+from batchflow.core.store import Ledger, RecordResult
 from batchflow.engine.observers import EngineLog, with_engine_log
 from batchflow.engine.watchers import Watchers
 from batchflow.serve.endpoint import Endpoint, Runtime
@@ -81,10 +81,6 @@ class Model:
         return False
 
     def check_run(self, *options: object) -> None: ...
-
-    @property
-    def admin(self) -> AdminCommands:
-        raise NotImplementedError
 
     def now(self) -> int:
         return self.clock.ms
