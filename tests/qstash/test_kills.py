@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +23,10 @@ KILLS = 6
 
 
 class AppProcess:
-    """The app, on a port of its own; `evidence` is what it has written, from all its lives."""
+    """An app, on a port of its own; `evidence` is what it has written, from all its lives."""
 
-    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, environment: Mapping[str, str], folder: Path, program: str = "killed_app") -> None:
+        self._program = f"tests.qstash.{program}:app"
         self.port = redis_server.free_port()
         self._evidence = folder / "evidence"
         self.environment = {
@@ -36,10 +38,16 @@ class AppProcess:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "uvicorn", "tests.qstash.killed_app:app", "--port", str(self.port)]
+        command = [sys.executable, "-m", "uvicorn", self._program, "--port", str(self.port)]
         self._process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **self.environment}, stdout=self._output, stderr=subprocess.STDOUT
         )
+
+    @property
+    def is_serving(self) -> bool:
+        """True if it can be connected to."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def kill(self) -> None:
         """End it at once, as a crash does."""
