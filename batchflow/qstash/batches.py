@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batchflow.core.store import Store
 from batchflow.engine.cron import CronScheduler
@@ -19,7 +19,7 @@ class DeliveredMessage(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     message: str | None = None
-    fence: int = 0
+    fence: int = Field(default=0, ge=0, lt=2**63)
 
 
 class QStashBatches:

@@ -25,7 +25,7 @@ from batchflow.logs import logger
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.account_reads import RunsOfAccounts
 from batchflow.qstash.batches import QStashBatches
-from batchflow.qstash.flow_keys import QStashFlowKeys
+from batchflow.qstash.flow_keys import BatchFlowKeys, QStashFlowKeys
 from batchflow.qstash.letters import QStashDeadLetters
 from batchflow.qstash.reads import QStashRuns
 from batchflow.qstash.relay import Relay
@@ -130,9 +130,9 @@ class QStashEngine(Engine):
         )
 
     @property
-    def flow_keys(self) -> QStashFlowKeys:
+    def flow_keys(self) -> BatchFlowKeys:
         """See the port: those of the app's account."""
-        return QStashFlowKeys(self.rest, self._limits)
+        return BatchFlowKeys(self.rest, self._limits, self.store, self.give_due)
 
     @property
     def replaces_ended_runs(self) -> bool:

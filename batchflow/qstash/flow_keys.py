@@ -1,9 +1,10 @@
 """The flow keys of an app on QStash, read and changed over its REST API."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import quote
 
 from batchflow.core.flow import FlowControl, FlowHolder, FlowStatus
+from batchflow.core.store import FlowKeyAdmin
 from batchflow.errors import InputError, NotFoundError
 from batchflow.qstash.rest import QStashRest
 from batchflow.qstash.shown import Shown
@@ -110,11 +111,46 @@ class QStashFlowKeys:
         await self._rest.change("POST", f"{_path(key)}/resume")
 
     async def reset(self, key: str, *, starts_only: bool = False) -> None:
-        """See the port; QStash parks no keys and has no circuit breakers."""
+        """See the port; in QStash a key is not parked and has no circuit breaker."""
         if not starts_only:
             await self.unpin(key)
             await self.resume(key)
         await self._rest.change("POST", f"{_path(key)}/resetRate")
+
+
+class BatchFlowKeys(QStashFlowKeys):
+    """Flow keys of batches too: the limits, pins and pauses are in QStash, parkings and circuit breakers in `stored`.
+
+    `give_due` gives QStash the messages that are due.
+    """
+
+    def __init__(
+        self,
+        rest: QStashRest,
+        declared: Sequence[FlowControl],
+        stored: FlowKeyAdmin,
+        give_due: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__(rest, declared)
+        self._stored = stored
+        self._give_due = give_due
+
+    async def flows(self, keys: Sequence[str] | None = None, *, waiting: bool = True) -> Sequence[FlowStatus]:
+        """See the port."""
+        found = await super().flows(keys, waiting=waiting)
+        stored = {it.limits.key: it for it in await self._stored.flows(keys, waiting=False)}
+        return [
+            it
+            if (own := stored.get(it.limits.key)) is None
+            else it._replace(parked_until=own.parked_until, breaker=own.breaker)
+            for it in found
+        ]
+
+    async def reset(self, key: str, *, starts_only: bool = False) -> None:
+        """See the port."""
+        await super().reset(key, starts_only=starts_only)
+        await self._stored.reset(key, starts_only=starts_only)
+        await self._give_due()
 
 
 def _idle(limits: FlowControl) -> FlowStatus:

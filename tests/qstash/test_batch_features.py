@@ -1,8 +1,10 @@
 """What a command or the end of something makes due in a batch on QStash is given to QStash at once."""
 
+import httpx
 import pytest
 
-from batchflow import ItemFailure, RetryPolicy
+from batchflow import FailureBudget, ItemFailure, RetryPolicy
+from batchflow.core.breaker import CLOSED
 from tests.qstash.batch_programs import Greet, Params, start
 from tests.qstash.stage import APP_URL, WireStage
 from tests.stores.kinds import Kind
@@ -51,3 +53,45 @@ async def test_dead_letters_of_items_go_on_at_once(kind: Kind) -> None:
         await stage.drive()
         status = await batch.status()
         assert (status.state, status.counts.succeeded) == ("completed", 6)
+
+
+class Outage(Greet):
+    """Every attempt fails until `ended`; its circuit breaker stays open for long."""
+
+    name = "outage"
+    retry = RetryPolicy(retries=1, first="1s")
+    failure_budget = FailureBudget(max_in_a_row=2, open_for="10d")
+    ended = False
+
+    def __init__(self) -> None:
+        super().__init__(6, self.fail)
+
+    async def fail(self, _: str) -> None:
+        if not self.ended:
+            raise ConnectionError("the mail server is away")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "fakeredis"])
+async def test_a_reset_closes_the_circuit_breaker_of_a_batch_and_its_items_start_at_once(kind: Kind) -> None:
+    stage = WireStage(kind, batches=True, relay_cron=None)
+    async with stage:
+        batch = await start(stage, workflow := Outage())
+        await stage.drive(ms=60_000)
+        shown = await stage.flow.limits.get("outage.execute")
+        assert shown.breaker.open_for == 10 * 86_400_000
+        assert shown.parked_until > stage.clock.now()
+        workflow.ended = True
+        assert (await stage.flow.limits.reset("outage.execute")).breaker == CLOSED
+        await stage.drive(ms=60_000)
+        assert (await batch.status()).counts.succeeded == 6
+
+
+async def test_a_delivery_that_no_relay_has_written_is_refused_and_not_asked_for_again() -> None:
+    stage = WireStage(batches=True, verify=False)
+    async with stage:
+        await start(stage, Failing(1))
+        transport = httpx.ASGITransport(stage.client.app or (lambda *_: None))  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url=APP_URL) as http:
+            for body in (b"", b"[]", b"\xff", b'{"message": 1}', b'{"message": "m", "fence": %d}' % 2**63, b'{"a": 1}'):
+                assert (await http.post("/deliveries", content=body)).status_code == 400
+            assert (await http.post("/deliveries", json={"message": "m", "fence": 2**63 - 1})).status_code == 200
