@@ -142,7 +142,9 @@ class WireRecorder:
             case ():
                 return await self._submitted(sleep_submission(self._address, step))
             case _:
-                raise QStashRefused(f"step '{step.name}' starts a batch, and QStash runs functions only")
+                raise QStashRefused(
+                    f"step '{step.name}' invokes a batch, which a run in QStash cannot; trigger it in a step"
+                )
 
     async def record(self, step: Step, effects: tuple[Effect, ...]) -> RecordResult:
         """Submit the outcome of an executed step; an event is sent before."""
