@@ -52,8 +52,11 @@ class QStashBatches:
             await self._look()
             return
         claim = await self._worker.deliver(asked.message, asked.fence)
-        # An item makes room for one more. All else may have made many due.
-        await self._relay.run(1 if claim is None or claim.number >= 0 else None)
+        if claim is not None and claim.number >= 0:
+            await self._relay.replace(claim.destination)
+        else:
+            # It may have made many due.
+            await self._relay.run()
 
     async def give_due(self) -> None:
         """Give QStash what is due. Without an answer of QStash or the store that is left to the next request.

@@ -38,6 +38,9 @@ SLICE = 100
 TICK_MS = 60_000
 """The schedule gives QStash what is due after this time, unless a request does it before."""
 
+LONGEST_WAKE_MS = 604_800_000
+"""QStash keeps no message for longer on some plans; a request that comes too early only looks again."""
+
 
 class Relay:
     """Gives due messages to QStash. `endpoints` are those of the app by route; `url` is where QStash delivers.
@@ -71,19 +74,34 @@ class Relay:
         self._scheduled = False
         self._wakes_at = 0
 
-    async def run(self, most: int | None = None) -> None:
-        """Give QStash what is due, at most `most` messages; without it, as many of each key as QStash should have.
+    async def run(self) -> None:
+        """Give QStash what is due, as many messages of each key as it should have.
 
         Raises:
             StoreError: the store or QStash cannot take them now; they are due as before.
         """
         while True:
             await self._register()
-            claimed = await self._store.claim(self._worker, self._destinations(), most or SLICE)
-            all_given = await self._give(claimed, await self._rooms(claimed.claims) if most is None else {})
-            if most is not None or not all_given or len(claimed.claims) < SLICE:
+            claimed = await self._store.claim(self._worker, self._destinations(), SLICE)
+            all_given = await self._give(claimed, await self._rooms(claimed.claims))
+            if not all_given or len(claimed.claims) < SLICE:
                 break
         await self._wake_at(claimed)
+
+    async def replace(self, destination: str) -> None:
+        """Give QStash one message in the place of one of this destination that has ended, of the same if one is due.
+
+        Raises:
+            StoreError: as for `run`.
+        """
+        await self._register()
+        claimed = await self._store.claim(self._worker, (destination,), 1)
+        # A message of another key would take the place from this one, and wait where there is no room for it.
+        if claimed.claims:
+            await self._give(claimed, {})
+            await self._wake_at(claimed)
+        else:
+            await self.run()
 
     async def close(self) -> None:
         """Leave the store."""
@@ -167,6 +185,7 @@ class Relay:
         now, due = claimed.now, claimed.next_due
         if due is None or due <= now or (self._cron is not None and due > now + TICK_MS):
             return
+        due = min(due, now + LONGEST_WAKE_MS)
         if now < self._wakes_at <= due:
             return
         url = self._url()

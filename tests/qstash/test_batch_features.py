@@ -3,9 +3,9 @@
 import httpx
 import pytest
 
-from batchflow import FailureBudget, ItemFailure, RetryPolicy
+from batchflow import FailureBudget, FlowControl, ItemFailure, RetryPolicy
 from batchflow.core.breaker import CLOSED
-from tests.qstash.batch_programs import Greet, Params, start
+from tests.qstash.batch_programs import Greet, Params, nothing, start
 from tests.qstash.stage import APP_URL, WireStage
 from tests.stores.kinds import Kind
 
@@ -95,3 +95,24 @@ async def test_a_delivery_that_no_relay_has_written_is_refused_and_not_asked_for
             for body in (b"", b"[]", b"\xff", b'{"message": 1}', b'{"message": "m", "fence": %d}' % 2**63, b'{"a": 1}'):
                 assert (await http.post("/deliveries", content=body)).status_code == 400
             assert (await http.post("/deliveries", json={"message": "m", "fence": 2**63 - 1})).status_code == 200
+
+
+async def test_a_key_with_much_left_takes_no_place_of_one_that_is_faster() -> None:
+    stage = WireStage(batches=True, relay_cron=None)
+
+    class Quick(Greet):
+        name = "quick"
+        page_size = chunk_size = 100
+        execute_flow = FlowControl(parallelism=1)
+
+    class Slow(Quick):
+        name = "slow"
+        execute_flow = FlowControl(rate=1, period="10m")
+
+    async with stage:
+        slow, quick = stage.flow.add(Slow(100, nothing)), stage.flow.add(Quick(100, nothing))
+        await stage.open()
+        await slow.trigger()
+        batch = await quick.trigger()
+        await stage.drive(ms=60_000)
+        assert (await batch.status()).counts.succeeded == 100
