@@ -136,7 +136,7 @@ class Retries:
 
     async def _redrive(self, letters: Sequence[DeadLetter], *, restart: bool) -> int:
         # Commands of one moment share a transaction.
-        redrive = partial(self._client.dead_letters.redrive, restart=restart, retry=None, flow=None)
+        redrive = partial(self._client.dead_letter_store.redrive, restart=restart, retry=None, flow=None)
         return sum(id is not None for id in await asyncio.gather(*(redrive(it.id) for it in letters)))
 
     async def _without_letters(self, first: str, batch: Batch) -> list[str]:

@@ -526,7 +526,7 @@ class Client(RunClient, Commands, Protocol):
         ...
 
     @property
-    def dead_letters(self) -> DeadLetterStore:
+    def dead_letter_store(self) -> DeadLetterStore:
         """The dead letters of runs and items; what a command for them makes due is claimed at once."""
         ...
 

@@ -129,7 +129,7 @@ class Engine:
         """See the port: it keeps all of them."""
 
     @property
-    def dead_letters(self) -> DeadLetterStore:
+    def dead_letter_store(self) -> DeadLetterStore:
         """See the port; the store tells the engine of a change."""
         return StoredDeadLetters(self.store)
 

@@ -116,7 +116,7 @@ class QStashEngine(Engine):
         return reads[0] if len(reads) == 1 else RunsOfAccounts(reads)
 
     @property
-    def dead_letters(self) -> QStashDeadLetters:
+    def dead_letter_store(self) -> QStashDeadLetters:
         """See the port: those of the app's account, and of its store."""
         routes = [it for it in self._served if self.account_of(it).rest is self.rest and it.startswith("/")]
         items = StoredDeadLetters(self.store)

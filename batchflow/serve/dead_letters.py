@@ -119,7 +119,7 @@ class DeadLetters:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._letters = client.dead_letters
+        self._letters = client.dead_letter_store
 
     async def get(self, id: str) -> DeadLetter:
         """A dead letter, whole.

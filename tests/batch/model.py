@@ -15,10 +15,10 @@ from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowHolder, FlowStatus
 from batchflow.core.ids import complete_id, item_run_id
 from batchflow.core.message import Claim, Message, OpenMessage, UnservedWork, WorkerStatus
-from batchflow.core.ports import LogNames, Threads
+from batchflow.core.ports import DeadLetterStore, LogNames, Threads
 from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, apply_arrivals, merge_steps
 from batchflow.core.settlement import Effect, FinishEntry, FinishWalk, Publish, RecordPage, Settlement, StartItems
-from batchflow.core.store import Ledger, RecordResult
+from batchflow.core.store import FlowKeyAdmin, Ledger, RecordResult
 from batchflow.engine.observers import EngineLog, with_engine_log
 from batchflow.engine.watchers import Watchers
 from batchflow.serve.endpoint import Endpoint, Runtime
@@ -80,7 +80,15 @@ class Model:
     def replaces_ended_runs(self) -> bool:
         return False
 
-    def check_run(self, *options: object) -> None: ...
+    def check_run(self, *options: object, **named: object) -> None: ...
+
+    @property
+    def dead_letter_store(self) -> DeadLetterStore:
+        raise NotImplementedError
+
+    @property
+    def flow_keys(self) -> FlowKeyAdmin:
+        raise NotImplementedError
 
     def now(self) -> int:
         return self.clock.ms
