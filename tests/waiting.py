@@ -34,6 +34,11 @@ def wait_until_sync(
         time.sleep(PAUSE)
 
 
+async def take_a_while(seconds: float) -> None:
+    """Take time, in a program whose process is killed in the middle of what it does."""
+    await asyncio.sleep(seconds)
+
+
 async def _answer(predicate: Callable[[], bool | Awaitable[bool]]) -> bool:
     answer = predicate()
     return await answer if inspect.isawaitable(answer) else answer

@@ -76,17 +76,19 @@ class QStashBatches:
         try:
             await self._relay.schedule()
             await self._relay.run()
-        except StoreError as error:
+        except (StoreError, ConfigurationError) as error:
             logger().warning(
                 "[batchflow] What is due could not be given to QStash; trying again later", error=str(error)
             )
 
-    async def schedule(self) -> None:
-        """Have QStash call the app regularly. Without an answer that is left to the next batch."""
+    async def schedule(self) -> bool:
+        """Have QStash call the app regularly. False without an answer: that is left to the next batch."""
         try:
             await self._relay.schedule()
+            return True
         except (StoreError, ConfigurationError) as error:
             logger().warning("[batchflow] QStash could not be told to call this app regularly", error=str(error))
+            return False
 
     async def close(self, grace_s: float) -> None:
         """Wait up to `grace_s` for what is executed, and release the rest."""
@@ -105,3 +107,4 @@ class QStashBatches:
                 self._declared = True
             await self._cron.fire_due()
             await self._relay.run()
+            await self._relay.wake_at(self._cron.next_at)

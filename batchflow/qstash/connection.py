@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from pydantic_core import from_json
 
 from batchflow.core.ports import Clock
+from batchflow.core.schedule import as_schedule
 from batchflow.core.store import Store
 from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError
@@ -57,7 +58,8 @@ def connect(
     assert isinstance(engine, QStashEngine)
     accounts = Accounts(options, settings)
     engine.connect(accounts.find(AccountOptions()), endpoints, PublicUrl(router=router))
-    engine.relay_cron = options.relay_cron
+    relay = as_schedule(options.relay_cron, "relay_cron")
+    engine.relay_cron = None if relay is None else relay.times
     engine.has_store = (options.store or settings.store) is not None
     return QStashDeliveries(engine, endpoints, accounts.find)
 

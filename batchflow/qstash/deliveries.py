@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from batchflow.batch.definition import Definition
 from batchflow.errors import ConfigurationError, StoreError
+from batchflow.logs import logger
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.account_engine import AccountEngine
 from batchflow.qstash.endpoint import OF_QSTASH, WireAnswer, WireEndpoint, WireRequest
@@ -66,14 +67,14 @@ class QStashDeliveries:
                 await batches.answer(body)
         except StoreError as error:
             # QStash sends it again.
+            logger().warning("[batchflow] A message of a batch waits until QStash sends it again", error=str(error))
             return WireAnswer(503, {"Content-Type": "text/plain"}, str(error).encode())
         return WireAnswer(200, {}, b"")
 
     async def schedule(self) -> None:
         """Have QStash call the app regularly, as `QStash(relay_cron=…)` says; once in a process."""
         if (batches := self._engine.batches) is not None and not self._has_scheduled:
-            self._has_scheduled = True
-            await batches.schedule()
+            self._has_scheduled = await batches.schedule()
 
     def check_batch(self, definition: Definition) -> None:
         """Check that QStash can keep what a workflow declares.

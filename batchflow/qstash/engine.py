@@ -13,7 +13,7 @@ from batchflow.core.message import Message
 from batchflow.core.ports import Runtime
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
-from batchflow.core.schedule import NewSchedule
+from batchflow.core.schedule import Cron, NewSchedule
 from batchflow.core.store import RunReads
 from batchflow.engine.cron import CronScheduler
 from batchflow.engine.engine import Engine
@@ -72,7 +72,7 @@ class QStashEngine(Engine):
     """See the port of endpoints."""
     has_store: bool = False
     """There is a store for batches."""
-    relay_cron: str | None = None
+    relay_cron: Cron | None = None
     """When a schedule of QStash calls the app; None: never."""
     batches: QStashBatches | None = None
     """Executes batches while the engine is open, if there is a store."""

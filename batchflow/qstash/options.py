@@ -24,7 +24,7 @@ class QStash:
 
     QStash keeps the runs of `@flow.serve` functions. The state of batches is in `store`, a URL such as redis://HOST:PORT
     or a store object (None: BATCHFLOW_STORE), and QStash calls the app for each of their messages. So that nothing is
-    left undone, a schedule of QStash calls the app too, by default each minute (`relay_cron`; None: no schedule).
+    left undone, a schedule of QStash calls the app too, by default each five minutes (`relay_cron`; None: no schedule).
 
     Options that are None come from the environment: `url` from QSTASH_URL (hosted QStash), `token` from QSTASH_TOKEN,
     the signing keys from QSTASH_CURRENT_SIGNING_KEY and QSTASH_NEXT_SIGNING_KEY. With `verify=False` the endpoints
@@ -43,7 +43,7 @@ class QStash:
     clock_tolerance: Duration = 0
     telemetry: bool = True
     store: "str | Store | None" = None
-    relay_cron: str | None = "* * * * *"
+    relay_cron: str | None = "*/5 * * * *"
     transport: "httpx.AsyncBaseTransport | None" = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

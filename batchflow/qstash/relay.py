@@ -10,6 +10,8 @@ from pydantic_core import to_json
 
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, ClaimResult
+from batchflow.core.run import NEVER
+from batchflow.core.schedule import Cron
 from batchflow.core.settlement import released, suspended
 from batchflow.core.store import Store
 from batchflow.errors import InputError, NotFoundError
@@ -35,9 +37,6 @@ FEWEST, MOST = 10, 1_000
 SLICE = 100
 """The number of messages in one request."""
 
-TICK_MS = 60_000
-"""The schedule gives QStash what is due after this time, unless a request does it before."""
-
 LONGEST_WAKE_MS = 604_800_000
 """QStash keeps no message for longer on some plans; a request that comes too early only looks again."""
 
@@ -59,7 +58,7 @@ class Relay:
         url: Callable[[], str],
         *,
         now: Callable[[], int],
-        cron: str | None,
+        cron: Cron | None,
     ) -> None:
         self._store = store
         self._rest = rest
@@ -72,6 +71,7 @@ class Relay:
         self._url = url
         self._cron = cron
         self._scheduled = False
+        self._called_at = 0
         self._wakes_at = 0
 
     async def run(self) -> None:
@@ -86,7 +86,7 @@ class Relay:
             all_given = await self._give(claimed, await self._rooms(claimed.claims))
             if not all_given or len(claimed.claims) < SLICE:
                 break
-        await self._wake_at(claimed)
+        await self.wake_at(claimed.next_due)
 
     async def replace(self, destination: str) -> None:
         """Give QStash one message in the place of one of this destination that has ended, of the same if one is due.
@@ -99,7 +99,7 @@ class Relay:
         # A message of another key would take the place from this one, and wait where there is no room for it.
         if claimed.claims:
             await self._give(claimed, {})
-            await self._wake_at(claimed)
+            await self.wake_at(claimed.next_due)
         else:
             await self.run()
 
@@ -180,10 +180,14 @@ class Relay:
         except InputError as error:
             raise QStashRefused(f"QStash at {self._rest.url} refuses it: {error}") from error
 
-    async def _wake_at(self, claimed: ClaimResult) -> None:
-        """Have QStash call the app when something is due next, unless its schedule is early enough."""
-        now, due = claimed.now, claimed.next_due
-        if due is None or due <= now or (self._cron is not None and due > now + TICK_MS):
+    async def wake_at(self, due: int | None) -> None:
+        """Have QStash call the app when something is due (ms), unless it does that anyway until then.
+
+        Raises:
+            StoreError: QStash cannot take it now.
+        """
+        now = self._now()
+        if due is None or due <= now or self._is_called_until(due, now):
             return
         due = min(due, now + LONGEST_WAKE_MS)
         if now < self._wakes_at <= due:
@@ -194,6 +198,13 @@ class Relay:
         await self._post(batch_submission([item]))
         self._wakes_at = second * 1000
 
+    def _is_called_until(self, due: int, now: int) -> bool:
+        if self._cron is None:
+            return False
+        if not now < self._called_at:
+            self._called_at = self._cron.next_after(now) or NEVER
+        return self._called_at <= due
+
     async def schedule(self) -> None:
         """Create the schedule of QStash that calls the app; once, and again in each process.
 
@@ -203,7 +214,7 @@ class Relay:
         if self._cron is None or self._scheduled:
             return
         url = self._url()
-        await self._post(schedule_submission(url, self._cron, f"batchflow-{name_of(url)}", "{}"))
+        await self._post(schedule_submission(url, self._cron.expression, f"batchflow-{name_of(url)}", "{}"))
         self._scheduled = True
 
 

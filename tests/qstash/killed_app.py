@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from batchflow import Batchflow, QStash, WorkflowContext
 from batchflow.wire.submissions import own_id
+from tests.waiting import take_a_while
 
 LOSSES = 0.1
 _ARRIVED: ContextVar[int] = ContextVar("arrived")
@@ -98,7 +99,7 @@ async def step(ctx: WorkflowContext[Any], name: str) -> str:
 
     async def execute() -> str:
         write("executed", ctx.run_id, name, arrived=_ARRIVED.get())
-        await asyncio.sleep(0.03)
+        await take_a_while(0.03)
         return name
 
     return await ctx.run(name, execute)

@@ -1,6 +1,5 @@
 """An app with a batch on QStash that a test kills: it writes down what it executes, and which steps are recorded."""
 
-import asyncio
 import json
 import os
 import time
@@ -21,6 +20,7 @@ from batchflow import (
 )
 from batchflow.qstash import engine as qstash_engine
 from batchflow.qstash import relay
+from tests.waiting import take_a_while
 
 IDS = [f"i{number}" for number in range(60)]
 PARALLELISM = 4
@@ -60,7 +60,7 @@ class Killed(BatchWorkflow[NoParams, str, str]):
     async def _step(self, ctx: WorkflowContext[NoParams], item: str, step: str) -> str:
         async def execute() -> str:
             write("executed", item, step)
-            await asyncio.sleep(0.05)
+            await take_a_while(0.05)
             return f"{step} of {item}"
 
         result = await ctx.run(step, execute)

@@ -59,7 +59,7 @@ def flow(environment: pytest.MonkeyPatch) -> Batchflow:
 
 
 REFUSED: dict[str, Callable[[Batchflow], object]] = {
-    "'greet' is a batch": lambda flow: flow.batch(greet),
+    "the batches of 'greet' need a store": lambda flow: flow.batch(greet),
 }
 
 

@@ -89,7 +89,7 @@ def program(requests: list[Answer]) -> Batchflow:
         path = request.url.raw_path.decode()
         body = request.content.decode()
         if request.method == "GET":
-            return httpx.Response(200, json={"runs": []})
+            return httpx.Response(200, json=[] if request.url.path == "/v2/schedules" else {"runs": []})
         requests.append({"method": request.method, "path": path, "headers": dict(request.headers), "body": body})
         return httpx.Response(200, json=[] if path.startswith("/v2/notify") else [{"messageId": "msg_1"}])
 
