@@ -83,7 +83,7 @@ class Relay:
         while True:
             await self._register()
             claimed = await self._store.claim(self._worker, self._destinations(), SLICE)
-            all_given = await self._give(claimed, await self._rooms(claimed.claims))
+            all_given = await self._give(claimed, only_with_room=True)
             if not all_given or len(claimed.claims) < SLICE:
                 break
         await self.wake_at(claimed.next_due)
@@ -98,7 +98,7 @@ class Relay:
         claimed = await self._store.claim(self._worker, (destination,), 1)
         # A message of another key would take the place from this one, and wait where there is no room for it.
         if claimed.claims:
-            await self._give(claimed, {})
+            await self._give(claimed, only_with_room=False)
             await self.wake_at(claimed.next_due)
         else:
             await self.run()
@@ -115,17 +115,15 @@ class Relay:
             await self._store.register(self._worker, RELAY_LEASE_MS, 0, ())
             self._registered_at = now
 
-    async def _give(self, claimed: ClaimResult, rooms: dict[str, int]) -> bool:
-        """Give QStash those messages for which it has room, and release the others; False if there were such."""
-        given: list[Claim] = []
-        left: list[Claim] = []
-        for claim in claimed.claims:
-            key = self._key_of(claim)
-            room = rooms.get(key, 1)
-            (given if room > 0 else left).append(claim)
-            if key in rooms:
-                rooms[key] = room - 1
+    async def _give(self, claimed: ClaimResult, *, only_with_room: bool) -> bool:
+        """Give QStash these messages, or only those for which it has room, and release the others.
+
+        Returns False if there were others.
+        """
+        given, left = list(claimed.claims), list[Claim]()
         try:
+            if only_with_room:
+                given, left = self._split(claimed.claims, await self._rooms(claimed.claims))
             if given:
                 await self._post(batch_submission([self._item(it, claimed.now) for it in given]))
         except BaseException:
@@ -136,6 +134,18 @@ class Relay:
             ends += [released(it) for it in left]
             await asyncio.gather(*(self._store.settle(it) for it in ends))
         return not left
+
+    def _split(self, claims: Sequence[Claim], rooms: dict[str, int]) -> tuple[list[Claim], list[Claim]]:
+        """The messages for which QStash has room, and the others."""
+        given: list[Claim] = []
+        left: list[Claim] = []
+        for claim in claims:
+            key = self._key_of(claim)
+            room = rooms.get(key, 1)
+            (given if room > 0 else left).append(claim)
+            if key in rooms:
+                rooms[key] = room - 1
+        return given, left
 
     async def _rooms(self, claims: Sequence[Claim]) -> dict[str, int]:
         """The number of messages that QStash should have more, by key; keys without limits have room for all."""
@@ -151,6 +161,8 @@ class Relay:
             found: dict[str, Any] = await self._rest.get(f"/v2/flowControl/{quote(key, safe='')}")
         except NotFoundError:
             return 0
+        except InputError as error:
+            raise _refused(self._rest, error) from error
         return int(found.get("waitListSize") or 0)
 
     def _key_of(self, claim: Claim) -> str:
@@ -178,7 +190,7 @@ class Relay:
         try:
             await self._rest.post(submission)
         except InputError as error:
-            raise QStashRefused(f"QStash at {self._rest.url} refuses it: {error}") from error
+            raise _refused(self._rest, error) from error
 
     async def wake_at(self, due: int | None) -> None:
         """Have QStash call the app when something is due (ms), unless it does that anyway until then.
@@ -214,8 +226,13 @@ class Relay:
         if self._cron is None or self._scheduled:
             return
         url = self._url()
-        await self._post(schedule_submission(url, self._cron.expression, f"batchflow-{name_of(url)}", "{}"))
+        cron = f"CRON_TZ={self._cron.timezone} {self._cron.fields}"
+        await self._post(schedule_submission(url, cron, f"batchflow-{name_of(url)}", "{}"))
         self._scheduled = True
+
+
+def _refused(rest: QStashRest, error: InputError) -> QStashRefused:
+    return QStashRefused(f"QStash at {rest.url} refuses it: {error}")
 
 
 def name_of(url: str) -> str:

@@ -239,6 +239,8 @@ async def test_a_batch_is_stored_while_qstash_is_away_and_begins_when_its_schedu
         away = True
         batch = await greet.trigger()
         assert (await batch.status()).counts.succeeded == 0
+        # What the relay held is due as before.
+        assert [it.in_use for it in await stage.flow.engine.store.flows()] == [0] * 4
         away = False
         await stage.flow.engine.batches.schedule()  # type: ignore[attr-defined]
         await stage.drive(ms=120_000)
@@ -315,3 +317,14 @@ def test_what_qstash_cannot_keep_of_a_batch_is_refused_when_it_is_added() -> Non
         flow.add(Bursting(1, nothing))
     with pytest.raises(ConfigurationError, match="'often', which has 1 field"):
         QStash(relay_cron="often")
+
+
+async def test_the_schedule_that_calls_an_app_follows_its_time_zone() -> None:
+    stage = WireStage(batches=True, relay_cron="CRON_TZ=Europe/Berlin 0 3 * * *")
+    async with stage:
+        await start(stage, Greet(1, nothing))
+        async with httpx.AsyncClient(transport=stage.transport) as http:
+            headers = {"authorization": f"Bearer {stage.token}"}
+            (schedule,) = (await http.get("http://qstash.test/v2/schedules", headers=headers)).json()
+    assert schedule["cron"] == "CRON_TZ=Europe/Berlin 0 3 * * *"
+    assert schedule["destination"] == f"{APP_URL}/deliveries"
