@@ -93,6 +93,10 @@ class QStashDeliveries:
                 f"'{name}' has item_flow, and QStash has one flow key for each message; leave it out, or use another "
                 f"engine"
             )
+        if definition.schedule is not None and self._engine.relay_cron is None:
+            raise ConfigurationError(
+                f"'{name}' has a schedule, which nothing fires with QStash(relay_cron=None); leave relay_cron out"
+            )
         if any(flow.burst > 1 for flow in definition.flows):
             raise ConfigurationError(
                 f"a flow key of '{name}' has a burst, which QStash does not have; leave it out", option="burst"
