@@ -5,7 +5,7 @@ import socket
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
@@ -130,6 +130,8 @@ async def served(app: Any) -> AsyncGenerator[str]:
     """The URL of a server of an ASGI app, until the end of the block."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, loop="asyncio", log_level="critical"))
+    # Signals are for the process of the tests, and streams of other tests look for the server that handles them.
+    vars(server)["capture_signals"] = nullcontext
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await wait_until(lambda: server.started or serving.done(), description="the server listens")
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"

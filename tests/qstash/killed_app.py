@@ -161,7 +161,7 @@ async def child(ctx: WorkflowContext[Child]) -> str:
 @flow.serve("/talk", **OPTIONS)
 async def talk(ctx: WorkflowContext[int]) -> str:
     """Calls, invokes and waits for an event."""
-    answer = await ctx.call("call", f"{os.environ['APP_URL']}hello", method="GET", retries=20, retry_delay="1s")
+    answer = await ctx.call("call", f"{ctx.env['APP_URL']}hello", method="GET", retries=20, retry_delay="1s")
     async with asyncio.TaskGroup() as group:
         told = group.create_task(ctx.wait_for_event("told", f"told {ctx.run_id}", timeout="1h", data=int))
         invoked = group.create_task(ctx.invoke("invoke", child, Child(parent=ctx.run_id, number=ctx.payload)))

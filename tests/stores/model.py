@@ -218,10 +218,13 @@ class Model:
         self._lease(claim, worker, now, beside=False)
 
     def claim_one(self, worker: str, id: str, fence: int, now: int) -> bool:
-        """Whether a worker may have this message; if it may not start now, it is due."""
+        """Whether a worker may have this message; if it waits and may not start now, it is due."""
         message = self.messages[id]
-        if message["owner"] is not None or message["fence"] != fence:
+        if message["fence"] != fence:
             return message["owner"] == worker and message["fence"] == fence + 1
+        if message["owner"] is not None:
+            # Whoever hands it over loses it.
+            return not message["cancelled"]
         if held_back := self._is_held_back(message, now):
             message["due"] = 0
         return not held_back
@@ -235,7 +238,8 @@ class Model:
 
     def _lease(self, claim: Claim, worker: str, now: int, *, beside: bool) -> None:
         message = self.messages[claim.id]
-        self._use(message, 1)
+        if message["owner"] is None:
+            self._use(message, 1)
         message.update(owner=worker, beside=beside)
         self._wait(message, "")
         assert claim.fence > message["fence"]
