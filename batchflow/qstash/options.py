@@ -42,7 +42,7 @@ class QStash:
     verify: bool = True
     clock_tolerance: Duration = 0
     telemetry: bool = True
-    store: "str | Store | None" = None
+    store: "str | Store | None" = field(default=None, repr=False)
     relay_cron: str | None = "*/5 * * * *"
     transport: "httpx.AsyncBaseTransport | None" = field(default=None, repr=False)
 
