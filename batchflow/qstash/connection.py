@@ -44,7 +44,12 @@ def store_of(options: QStash, settings: Settings, clock: Clock) -> Store:
     """
     if options.store is not None and not isinstance(options.store, str):
         return options.store
-    return open_store(settings.model_copy(update={"url": options.store or settings.store or "sqlite://"}), clock)
+    url = options.store or settings.store or "sqlite://"
+    if url.startswith("qstash:"):
+        raise ConfigurationError(
+            "QStash does not keep the state of batches; write redis://HOST:PORT or sqlite:///PATH", option="store"
+        )
+    return open_store(settings.model_copy(update={"url": url}), clock)
 
 
 def connect(
