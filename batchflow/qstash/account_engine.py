@@ -53,12 +53,12 @@ class AccountEngine:
 
     def child_submission(self, address: Address, step: Step, concurrent: int, child: Message) -> Submission:
         """See the port."""
-        if self._engine.account_of(child.destination).rest is not self._account.rest:
+        if self._engine.directory.rest_of(child.destination) is not self._account.rest:
             raise QStashRefused(
                 f"QStash starts children in the account of their parent, and '{child.destination}' has another; "
                 f"trigger it in a step"
             )
-        return self._engine.child_submission(address, step, concurrent, child)
+        return self._engine.run_commands.child_submission(address, step, concurrent, child)
 
     async def cancel_run(self, id: str) -> bool:
         """See the port."""

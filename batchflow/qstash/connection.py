@@ -16,6 +16,7 @@ from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.deliveries import QStashDeliveries
+from batchflow.qstash.directory import Directory
 from batchflow.qstash.engine import QStashEngine
 from batchflow.qstash.options import AccountOptions, QStash
 from batchflow.qstash.receiver import Receiver
@@ -62,7 +63,7 @@ def connect(
     """
     assert isinstance(engine, QStashEngine)
     accounts = Accounts(options, settings)
-    engine.connect(accounts.find(AccountOptions()), endpoints, PublicUrl(router=router))
+    engine.connect(Directory(accounts.find(AccountOptions()), endpoints, PublicUrl(router=router)))
     relay = as_schedule(options.relay_cron, "relay_cron")
     engine.relay_cron = None if relay is None else relay.times
     engine.has_store = (options.store or settings.store) is not None

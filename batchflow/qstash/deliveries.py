@@ -35,7 +35,7 @@ class QStashDeliveries:
 
     def add_account(self, endpoint: Endpoint, account: QStashAccount) -> None:
         """Let the runs of an endpoint live in this account."""
-        self._engine.accounts[endpoint.route] = account
+        self._engine.directory.add(endpoint.route, account)
 
     def is_delivery(self, headers: Mapping[str, str]) -> bool:
         """See the port."""
@@ -45,9 +45,9 @@ class QStashDeliveries:
         """See the port."""
         endpoint = self._endpoints[route]
         failure = None if endpoint.on_failure is None else self._endpoints.get(endpoint.on_failure)
-        account = self._engine.account_of(route)
+        account = self._engine.directory.account_of(route)
         with suppress(ConfigurationError):
-            url = self._engine.url_of(route)
+            url = self._engine.directory.url_of(route)
         if is_fire(headers):
             now = self._engine.now()
             if account.receiver is not None:
@@ -59,8 +59,8 @@ class QStashDeliveries:
     async def wake(self, url: str, headers: Mapping[str, str], body: bytes) -> WireAnswer:
         """See the port."""
         with suppress(ConfigurationError):
-            url = self._engine.deliveries_url()
-        if (receiver := self._engine.account.receiver) is not None:
+            url = self._engine.directory.deliveries_url()
+        if (receiver := self._engine.directory.app.receiver) is not None:
             receiver.verify(headers.get(SIGNATURE.lower()), url, body, now=self._engine.now())
         try:
             if (batches := self._engine.batches) is not None:

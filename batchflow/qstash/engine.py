@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from batchflow.core.batch import NewBatch
 from batchflow.core.dead_letters import DeadLetter
@@ -12,7 +12,6 @@ from batchflow.core.ids import is_of_batch
 from batchflow.core.message import Message
 from batchflow.core.ports import Runtime
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.run import Step
 from batchflow.core.schedule import Cron, NewSchedule
 from batchflow.core.store import RunReads
 from batchflow.engine.cron import CronScheduler
@@ -20,33 +19,18 @@ from batchflow.engine.engine import Engine
 from batchflow.engine.stored_letters import StoredDeadLetters
 from batchflow.engine.worker import LEASE_MS, WorkerLease
 from batchflow.errors import ConfigurationError, InputError, StoreError, StoreUnavailable
-from batchflow.http.reserved_routes import DELIVERIES
 from batchflow.logs import logger
-from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.account_reads import RunsOfAccounts
 from batchflow.qstash.batches import QStashBatches
+from batchflow.qstash.directory import Directory
 from batchflow.qstash.flow_keys import BatchFlowKeys, QStashFlowKeys
 from batchflow.qstash.letters import QStashDeadLetters
 from batchflow.qstash.reads import QStashRuns
 from batchflow.qstash.relay import Relay
-from batchflow.qstash.rest import QStashRefused, QStashRest
+from batchflow.qstash.run_commands import QStashRunCommands
 from batchflow.qstash.run_options import check_run_options
 from batchflow.qstash.schedules import QStashSchedules, check_schedule
 from batchflow.qstash.worker import RequestWorker
-from batchflow.serve.app_url import PublicUrl, user_headers
-from batchflow.serve.endpoint import Endpoint
-from batchflow.wire.submissions import (
-    DEFAULT_WAITS,
-    Address,
-    RunSettings,
-    Submission,
-    batch_submission,
-    init_item,
-    invoke_submission,
-    notify_submission,
-    own_id,
-    wire_id,
-)
 
 T = TypeVar("T")
 
@@ -64,10 +48,8 @@ class QStashEngine(Engine):
     else.
     """
 
-    account: QStashAccount
-    """The account of the app."""
-    accounts: dict[str, QStashAccount]
-    """The accounts of its functions, by route."""
+    directory: Directory
+    """The functions of the app, with their accounts and URLs."""
     told: dict[str, DeadLetter]
     """See the port of endpoints."""
     has_store: bool = False
@@ -76,33 +58,15 @@ class QStashEngine(Engine):
     """When a schedule of QStash calls the app; None: never."""
     batches: QStashBatches | None = None
     """Executes batches while the engine is open, if there is a store."""
-    _served: Mapping[str, Endpoint]
-    _public_url: PublicUrl
+    run_commands: QStashRunCommands
+    """Start, notify and cancel runs."""
+    _has_declared: bool = False
 
-    def connect(self, account: QStashAccount, served: Mapping[str, Endpoint], public_url: PublicUrl) -> None:
-        """Use this account for these endpoints, by route, unless they have one of their own.
-
-        `public_url` is that of the app.
-        """
-        self.account = account
-        self.accounts = {}
-        self._public_url = public_url
+    def connect(self, directory: Directory) -> None:
+        """Use the accounts of these functions."""
+        self.directory = directory
         self.told = {}
-        self._served = served
-        self._has_declared = False
-
-    @property
-    def rest(self) -> QStashRest:
-        """The REST API of the app's account."""
-        return self.account.rest
-
-    def account_of(self, route: str) -> QStashAccount:
-        """The account of a function."""
-        return self.accounts.get(route, self.account)
-
-    def _rests(self) -> list[QStashRest]:
-        """The REST API of each account, the app's first."""
-        return list(dict.fromkeys([self.rest, *(it.rest for it in self.accounts.values())]))
+        self.run_commands = QStashRunCommands(directory)
 
     # The client of served functions
 
@@ -110,29 +74,24 @@ class QStashEngine(Engine):
     def run_store(self) -> RunReads:
         """See the port."""
         reads = [
-            QStashRuns(it, self.url_of, self._route_of, self.told, QStashFlowKeys(it, self._limits))
-            for it in self._rests()
+            QStashRuns(it, self.directory, self.told, QStashFlowKeys(it, self._limits)) for it in self.directory.rests
         ]
         return reads[0] if len(reads) == 1 else RunsOfAccounts(reads)
 
     @property
     def dead_letter_store(self) -> QStashDeadLetters:
         """See the port: those of the app's account, and of its store."""
-        routes = [it for it in self._served if self.account_of(it).rest is self.rest and it.startswith("/")]
-        items = StoredDeadLetters(self.store)
-        return QStashDeadLetters(self.rest, self.run_store, routes, self.url_of, self._route_of, items, self.give_due)
+        return QStashDeadLetters(self.directory, self.run_store, StoredDeadLetters(self.store), self.give_due)
 
     @property
     def schedule_store(self) -> QStashSchedules:
         """See the engine: those of all accounts, and of the store."""
-        return QStashSchedules(
-            self, self.store, self._rests(), lambda route: self.account_of(route).rest, self.url_of, self._route_of
-        )
+        return QStashSchedules(self, self.store, self.directory)
 
     @property
     def flow_keys(self) -> BatchFlowKeys:
         """See the port: those of the app's account."""
-        return BatchFlowKeys(self.rest, self._limits, self.store, self.give_due)
+        return BatchFlowKeys(self.directory.app.rest, self._limits, self.store, self.give_due)
 
     @property
     def replaces_ended_runs(self) -> bool:
@@ -183,14 +142,6 @@ class QStashEngine(Engine):
         if self.batches is not None:
             await self.batches.give_due()
 
-    def deliveries_url(self) -> str:
-        """The public URL of the route to which QStash delivers the messages of batches.
-
-        Raises:
-            ConfigurationError: it is not known; the sentence says what to set.
-        """
-        return self._public_url.resolve({}) + DELIVERIES
-
     def _make_batches(self) -> QStashBatches:
         name, lease = self._worker_name(), WorkerLease(LEASE_MS)
         worker = RequestWorker(
@@ -203,11 +154,9 @@ class QStashEngine(Engine):
         )
         relay = Relay(
             self.store,
-            self.rest,
+            self.directory,
             name,
             lambda: worker.destinations,
-            self._served,
-            self.deliveries_url,
             now=self.now,
             cron=self.relay_cron,
         )
@@ -221,11 +170,7 @@ class QStashEngine(Engine):
             new = await super().publish(messages)
             await self.give_due()
             return new
-        items = [init_item(self._address(it), it.body, self._settings(it)) for it in messages]
-        # All are runs of one function.
-        rest = self.account_of(messages[0].destination).rest
-        answers: list[Any] = await rest.post(batch_submission(items))
-        new = [not answer.get("deduplicated") for answer in answers]
+        new = await self.run_commands.start(messages)
         if (tell := self.observers.published) is not None:
             for message, is_new in zip(messages, new, strict=True):
                 if is_new:
@@ -240,10 +185,7 @@ class QStashEngine(Engine):
             await self.give_due()
         if run is not None and is_of_batch(run):
             return items
-        submission = notify_submission(event, data, None if run is None else wire_id(run))
-        answers: list[list[Any]] = [await it.post(submission) for it in self._rests()]
-        found = [str(it.get("workflowRunId") or "") for answer in answers for it in answer]
-        return [*items, *(own_id(it) for it in found if it)]
+        return [*items, *await self.run_commands.notify(event, data, run)]
 
     async def cancel_run(self, id: str) -> bool:
         """See the port."""
@@ -255,19 +197,7 @@ class QStashEngine(Engine):
         self, *, destination: str | None = None, label: str | None = None, ids: Sequence[str] = ()
     ) -> int:
         """See the port."""
-        query: dict[str, str | Sequence[str]] = {}
-        rests = self._rests() if destination is None else [self.account_of(destination).rest]
-        if ids:
-            query["workflowRunIds"] = [wire_id(it) for it in ids]
-        if destination is not None:
-            query |= {"workflowUrl": self.url_of(destination), "workflowUrlExactMatch": "true"}
-        if label is not None:
-            query["label"] = label
-        if not query:
-            # Without a filter QStash cancels all runs.
-            return 0
-        answers = [await it.delete("/v2/workflows/runs", query) for it in rests]
-        return sum(int(it["cancelled"]) for it in answers)
+        return await self.run_commands.cancel(destination, label, ids)
 
     async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
         """See the port. A run is looked at again and again, with growing pauses."""
@@ -306,16 +236,15 @@ class QStashEngine(Engine):
             await super().open(wait=wait)
             self.batches = self._make_batches() if self.has_store else None
             await self._declare_schedules()
-        open_to_all = [route for route in self.accounts if self.accounts[route].receiver is None]
-        if self.account.receiver is None:
+        if self.directory.app.receiver is None:
             logger().warning(
                 "[batchflow] Requests are not verified (verify=False): anybody who can reach this app may run its steps"
             )
-        elif open_to_all:
+        elif unverified := self.directory.unverified:
             logger().warning(
                 "[batchflow] Requests to some functions are not verified (receiver=None): anybody who can reach them "
                 "may run their steps",
-                functions=sorted(open_to_all),
+                functions=unverified,
             )
 
     def make_cron(self) -> CronScheduler:
@@ -345,7 +274,7 @@ class QStashEngine(Engine):
         if batches is not None:
             await batches.close(self._options.grace_s)
         await super().close()
-        for rest in self._rests():
+        for rest in self.directory.rests:
             await rest.close()
 
     # The part that endpoints use, through `batchflow.qstash.account_engine`
@@ -354,44 +283,3 @@ class QStashEngine(Engine):
     def runtime(self) -> Runtime:
         """The parts of the app that deliveries use."""
         return self.make_runtime(self._clock)
-
-    def child_submission(self, address: Address, step: Step, concurrent: int, child: Message) -> Submission:
-        """The request that starts a child, whose end is the outcome of a step."""
-        return invoke_submission(address, step, concurrent, self._address(child), child.body, self._settings(child))
-
-    # URLs
-
-    def url_of(self, route: str) -> str:
-        """The public URL of an endpoint.
-
-        Raises:
-            ConfigurationError: it is not known; the sentence says what to set.
-        """
-        return self._served[route].public_url.resolve({}) + route
-
-    def _route_of(self, url: str) -> str:
-        """The route of an endpoint of this app with this URL; the URL itself if there is none."""
-        return next((route for route in self._served if url.partition("?")[0].endswith(route)), url)
-
-    def _address(self, message: Message) -> Address:
-        if message.destination not in self._served:
-            raise QStashRefused(
-                f"QStash runs the functions of this app, and '{message.destination}' is not one of them"
-            )
-        url = self.url_of(message.destination)
-        telemetry = self.account_of(message.destination).telemetry
-        return Address(wire_id(message.id), url, depth=message.depth, telemetry=telemetry)
-
-    def _settings(self, message: Message) -> RunSettings:
-        endpoint = self._served[message.destination]
-        retry = message.retry or endpoint.retry
-        delays = {it.expression() for it in (retry, endpoint.retry)}
-        return RunSettings(
-            headers=user_headers(message.headers),
-            label=message.label,
-            not_before=message.not_before,
-            retry=retry,
-            retry_delay=None if delays == {DEFAULT_WAITS} else retry.expression(),
-            flow=message.flow,
-            failure_url=endpoint.failure_url,
-        )

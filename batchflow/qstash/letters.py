@@ -11,9 +11,9 @@ from batchflow.core.ports import DeadLetterPosition, DeadLetterStore
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.store import RunReads
 from batchflow.errors import InputError, NotFoundError
-from batchflow.qstash.rest import QStashRest
+from batchflow.qstash.directory import Directory
 from batchflow.qstash.run_options import user_headers
-from batchflow.qstash.runs import LettersPage, RouteOf, ShownLetter
+from batchflow.qstash.runs import LettersPage, ShownLetter
 from batchflow.wire.submissions import RunSettings, Submission, own_id, settings_headers, wire_id
 
 _PATH = "/v2/workflows/dlq"
@@ -23,7 +23,7 @@ _IN_STORE: DeadLetterPosition = (10**15 - 1, "~")
 
 
 class QStashDeadLetters:
-    """See `batchflow.core.ports.DeadLetterStore`: runs of the functions at `routes`, then items of the store.
+    """See `batchflow.core.ports.DeadLetterStore`: runs in the account of the app, then items of the store.
 
     The id of a run that has failed is that of its dead letter. Those of other apps in the same QStash are left alone.
     `give_due` gives QStash the items that are due.
@@ -31,19 +31,14 @@ class QStashDeadLetters:
 
     def __init__(
         self,
-        rest: QStashRest,
+        directory: Directory,
         runs: RunReads,
-        routes: Sequence[str],
-        url_of: Callable[[str], str],
-        route_of: RouteOf,
         items: DeadLetterStore,
         give_due: Callable[[], Awaitable[None]],
     ) -> None:
-        self._rest = rest
+        self._rest = directory.app.rest
+        self._directory = directory
         self._runs = runs
-        self._routes = routes
-        self._url_of = url_of
-        self._route_of = route_of
         self._items = items
         self._give_due = give_due
 
@@ -54,7 +49,7 @@ class QStashDeadLetters:
         shown = await self._shown(id)
         if shown is None:
             return None
-        letter = shown.to_letter(self._route_of)
+        letter = shown.to_letter(self._directory.route_of)
         message = replace(letter.message, headers=user_headers(shown.headers))
         run = await self._runs.run(id)
         if run is None or run.state != "failed":
@@ -146,11 +141,11 @@ class QStashDeadLetters:
         self, query: DeadLetterQuery, limit: int | None, cursor: str | None
     ) -> tuple[list[DeadLetter], str | None]:
         """Dead letters of runs that match, all of them without a `limit`, and the cursor of the next ones."""
-        routes = [it for it in self._routes if query.workflow in (None, it) and query.matches(it)]
+        routes = [it for it in self._directory.routes_of_app if query.workflow in (None, it) and query.matches(it)]
         letters: list[DeadLetter] = []
         if not routes or query.batch is not None or query.item is not None:
             return letters, None
-        asked: dict[str, str | Sequence[str]] = {"workflowUrl": [self._url_of(it) for it in routes]}
+        asked: dict[str, str | Sequence[str]] = {"workflowUrl": [self._directory.url_of(it) for it in routes]}
         if query.run is not None:
             asked["workflowRunId"] = wire_id(query.run)
         if query.label is not None:
@@ -165,7 +160,7 @@ class QStashDeadLetters:
             if cursor is not None:
                 asked["cursor"] = cursor
             page = await self._entries(asked)
-            found = [it.to_letter(self._route_of) for it in page.messages]
+            found = [it.to_letter(self._directory.route_of) for it in page.messages]
             letters += [it for it in found if _matches(it, query)]
             cursor = page.cursor or None
             if cursor is None:

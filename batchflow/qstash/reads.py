@@ -1,12 +1,13 @@
 """The runs of an app on QStash, read over its REST API."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from batchflow.core.dead_letters import DeadLetter
 from batchflow.core.flow import FlowStatus
 from batchflow.core.message import UnservedWork
 from batchflow.core.run import Run, RunQuery, Waiter
+from batchflow.qstash.directory import Directory
 from batchflow.qstash.flow_keys import QStashFlowKeys
 from batchflow.qstash.rest import QStashRest
 from batchflow.qstash.runs import RunsPage, ShownWaiter, wire_state
@@ -17,7 +18,7 @@ _PAGE = 10
 
 
 class QStashRuns:
-    """See `batchflow.core.store.RunReads`. `url_of` is the URL of a route, `route_of` the route of a URL.
+    """See `batchflow.core.store.RunReads`: those of one account.
 
     `told` are dead letters of which QStash tells just now, by the ids of their runs.
     """
@@ -25,21 +26,19 @@ class QStashRuns:
     def __init__(
         self,
         rest: QStashRest,
-        url_of: Callable[[str], str],
-        route_of: Callable[[str], str],
+        directory: Directory,
         told: Mapping[str, DeadLetter],
         flow_keys: QStashFlowKeys,
     ) -> None:
         self._told = told
         self._flow_keys = flow_keys
         self._rest = rest
-        self._url_of = url_of
-        self._route_of = route_of
+        self._directory = directory
 
     async def run(self, id: str) -> Run | None:
         """See the port."""
         page = await self._page({"workflowRunId": wire_id(id)})
-        return page.runs[0].to_run(self._route_of) if page.runs else None
+        return page.runs[0].to_run(self._directory.route_of) if page.runs else None
 
     async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
         """See the port; the pages of QStash are read until there are enough."""
@@ -49,13 +48,13 @@ class QStashRuns:
         if query.state is not None:
             asked["state"] = wire_state(query.state)
         if query.destination is not None:
-            asked["workflowUrl"] = self._url_of(query.destination)
+            asked["workflowUrl"] = self._directory.url_of(query.destination)
         if query.before is not None:
             asked["toDate"] = str(query.before[0])
         runs: list[Run] = []
         while len(runs) < limit:
             page = await self._page(asked)
-            found = [it.to_run(self._route_of) for it in page.runs]
+            found = [it.to_run(self._directory.route_of) for it in page.runs]
             runs += [run for run in found if _matches(run, query)]
             if not page.cursor:
                 break

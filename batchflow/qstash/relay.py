@@ -1,7 +1,7 @@
 """The relay of an app on QStash: gives what is due in the app's store to QStash, which calls the app for each."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
@@ -15,8 +15,8 @@ from batchflow.core.schedule import Cron
 from batchflow.core.settlement import released, suspended
 from batchflow.core.store import Store
 from batchflow.errors import InputError, NotFoundError
+from batchflow.qstash.directory import Directory
 from batchflow.qstash.rest import QStashRefused, QStashRest
-from batchflow.serve.endpoint import Endpoint
 from batchflow.wire.submissions import Submission, batch_submission, message_item, schedule_submission
 
 GIVEN_MS = 3_600_000
@@ -42,7 +42,7 @@ LONGEST_WAKE_MS = 604_800_000
 
 
 class Relay:
-    """Gives due messages to QStash. `endpoints` are those of the app by route; `url` is where QStash delivers.
+    """Gives due messages to QStash, for the endpoints in the `directory`.
 
     A message stays in the store: there it waits for its delivery, which names its fence, for `GIVEN_MS`. So neither a
     lost nor a doubled delivery changes anything. With a `cron` a schedule of QStash calls the app regularly.
@@ -51,24 +51,22 @@ class Relay:
     def __init__(
         self,
         store: Store,
-        rest: QStashRest,
+        directory: Directory,
         worker: str,
         destinations: Callable[[], Sequence[str]],
-        endpoints: Mapping[str, Endpoint],
-        url: Callable[[], str],
         *,
         now: Callable[[], int],
         cron: Cron | None,
     ) -> None:
         self._store = store
-        self._rest = rest
+        self._rest = directory.app.rest
         # Not that of whoever executes: a late delivery would get what is held here as its own.
         self._worker = f"{worker}-relay"
         self._now = now
         self._registered_at: int | None = None
         self._destinations = destinations
-        self._endpoints = endpoints
-        self._url = url
+        self._endpoints = directory.endpoints
+        self._url = directory.deliveries_url
         self._cron = cron
         self._scheduled = False
         self._called_at = 0

@@ -1,6 +1,6 @@
 """The schedules of an app on QStash: QStash fires those of functions by requests, the app's store has the others."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 from urllib.parse import quote, unquote
@@ -20,6 +20,7 @@ from batchflow.core.schedule import (
 )
 from batchflow.core.store import RunReads, ScheduleStore
 from batchflow.errors import BatchflowError, InputError, NotFoundError
+from batchflow.qstash.directory import Directory
 from batchflow.qstash.rest import QStashRest
 from batchflow.qstash.run_options import check_run_options
 from batchflow.qstash.shown import Shown
@@ -97,25 +98,18 @@ class ShownSchedule(Shown):
 class QStashSchedules:
     """See `batchflow.core.store.ScheduleStore`: the schedules of functions are in QStash, those of batches in `stored`.
 
-    `rest_of` is the account of the function at a route, `rests` are all of them; `url_of` is the URL of a route, and
-    `route_of` the route of a URL. Schedules that call anything else are not seen.
+    Schedules that call anything but a function in the `directory` are not seen.
     """
 
     def __init__(
         self,
         engine: SchedulingEngine,
         stored: ScheduleStore,
-        rests: Sequence[QStashRest],
-        rest_of: Callable[[str], QStashRest],
-        url_of: Callable[[str], str],
-        route_of: Callable[[str], str],
+        directory: Directory,
     ) -> None:
         self._engine = engine
         self._stored = stored
-        self._rests = rests
-        self._rest_of = rest_of
-        self._url_of = url_of
-        self._route_of = route_of
+        self._directory = directory
 
     async def put_schedule(self, schedule: NewSchedule, next_at: int | None) -> ScheduleStatus:
         """See the port.
@@ -126,7 +120,7 @@ class QStashSchedules:
         if schedule.starts == "batch":
             return await self._stored.put_schedule(schedule, next_at)
         check_schedule(schedule)
-        url, rest = self._url_of(schedule.destination), self._rest_of(schedule.destination)
+        url, rest = self._directory.url_of(schedule.destination), self._directory.rest_of(schedule.destination)
         known = await self._shown(rest, schedule.id)
         before = None if known is None else self._status(known)
         if known is not None and before is None:
@@ -181,7 +175,7 @@ class QStashSchedules:
         return await self._find(id) or await self._stored.schedule(id)
 
     async def _find(self, id: str) -> ScheduleStatus | None:
-        for rest in self._rests:
+        for rest in self._directory.rests:
             shown = await self._shown(rest, id)
             if shown is not None and (status := self._status(shown)) is not None:
                 return status
@@ -194,7 +188,7 @@ class QStashSchedules:
         return sorted([*own, *stored], key=lambda status: status.id)[:limit]
 
     async def _own(self) -> list[ScheduleStatus]:
-        shown = [ShownSchedule.model_validate(it) for rest in self._rests for it in await rest.get(_PATH)]
+        shown = [ShownSchedule.model_validate(it) for rest in self._directory.rests for it in await rest.get(_PATH)]
         return [status for it in shown if (status := self._status(it)) is not None]
 
     async def declare(self) -> None:
@@ -222,7 +216,7 @@ class QStashSchedules:
 
     def _status(self, shown: ShownSchedule) -> ScheduleStatus | None:
         """The schedule; None for one that starts nothing of this app."""
-        target = self._engine.schedule_targets.get(self._route_of(shown.destination))
+        target = self._engine.schedule_targets.get(self._directory.route_of(shown.destination))
         try:
             return None if target is None or target.schedule_starts == "batch" else shown.to_status(target)
         except (BatchflowError, ValueError):
@@ -230,7 +224,7 @@ class QStashSchedules:
             return None
 
     async def _change_own(self, method: str, id: str, command: str) -> bool:
-        for rest in self._rests:
+        for rest in self._directory.rests:
             shown = await self._shown(rest, id)
             if shown is not None and self._status(shown) is not None:
                 return await self._change(rest, method, id, command)

@@ -120,7 +120,7 @@ def test_a_token_without_a_user_makes_no_webhook(flow: Batchflow) -> None:
     engine = flow.engine
     assert isinstance(engine, QStashEngine)
     with pytest.raises(ConfigurationError, match="QSTASH_TOKEN names no user"):
-        engine.account.webhook_url("run_1.whk_1")
+        engine.directory.app.webhook_url("run_1.whk_1")
 
 
 async def test_a_rate_limit_costs_an_attempt_and_is_tried_again_at_its_time(stage: WireStage) -> None:

@@ -1,0 +1,69 @@
+"""The functions of an app on QStash: in which account each one's runs live, and at which URL QStash calls it."""
+
+from collections.abc import Mapping, Sequence
+
+from batchflow.http.reserved_routes import DELIVERIES
+from batchflow.qstash.account import QStashAccount
+from batchflow.qstash.rest import QStashRest
+from batchflow.serve.app_url import PublicUrl
+from batchflow.serve.endpoint import Endpoint
+
+
+class Directory:
+    """The endpoints of an app by route, with their accounts: `app` is that of each which has none of its own.
+
+    `public_url` is that of the app.
+    """
+
+    def __init__(self, app: QStashAccount, endpoints: Mapping[str, Endpoint], public_url: PublicUrl) -> None:
+        self.app = app
+        self.endpoints = endpoints
+        self._public_url = public_url
+        self._own: dict[str, QStashAccount] = {}
+
+    def add(self, route: str, account: QStashAccount) -> None:
+        """Let the runs of a function live in this account."""
+        self._own[route] = account
+
+    def account_of(self, route: str) -> QStashAccount:
+        """The account of a function."""
+        return self._own.get(route, self.app)
+
+    def rest_of(self, route: str) -> QStashRest:
+        """The REST API of the account of a function."""
+        return self.account_of(route).rest
+
+    @property
+    def rests(self) -> Sequence[QStashRest]:
+        """The REST API of each account, the app's first."""
+        return list(dict.fromkeys([self.app.rest, *(it.rest for it in self._own.values())]))
+
+    @property
+    def routes_of_app(self) -> Sequence[str]:
+        """The routes of the functions whose runs live in the account of the app."""
+        return [it for it in self.endpoints if self.rest_of(it) is self.app.rest and it.startswith("/")]
+
+    @property
+    def unverified(self) -> Sequence[str]:
+        """The routes with an account of their own that does not verify its requests."""
+        return sorted(route for route, it in self._own.items() if it.receiver is None)
+
+    def url_of(self, route: str) -> str:
+        """The public URL of an endpoint.
+
+        Raises:
+            ConfigurationError: it is not known; the sentence says what to set.
+        """
+        return self.endpoints[route].public_url.resolve({}) + route
+
+    def route_of(self, url: str) -> str:
+        """The route of the endpoint with this URL; the URL itself if the app has none."""
+        return next((route for route in self.endpoints if url.partition("?")[0].endswith(route)), url)
+
+    def deliveries_url(self) -> str:
+        """The public URL of the route to which QStash delivers the messages of batches.
+
+        Raises:
+            ConfigurationError: it is not known; the sentence says what to set.
+        """
+        return self._public_url.resolve({}) + DELIVERIES
