@@ -130,13 +130,16 @@ async def served(app: Any) -> AsyncGenerator[str]:
     """The URL of a server of an ASGI app, until the end of the block."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, loop="asyncio", log_level="critical"))
-    # Signals are for the process of the tests, and streams of other tests look for the server that handles them.
+    # Of two servers the one that stops last would restore the handler of signals that the other has left, and streams
+    # of the whole process end when the server that handles signals has been stopped.
     vars(server)["capture_signals"] = nullcontext
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    await wait_until(lambda: server.started or serving.done(), description="the server listens")
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    await serving
+    try:
+        await wait_until(lambda: server.started or serving.done(), description="the server listens")
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
 
 
 class OtherLoop(httpx.AsyncBaseTransport):

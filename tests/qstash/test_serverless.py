@@ -4,12 +4,14 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Literal
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from sse_starlette import EventSourceResponse
 
 from batchflow import (
     Batchflow,
@@ -250,3 +252,19 @@ async def test_runs_are_started_from_one_event_loop_after_the_other(stage: WireS
         assert len({*runs}) == 5
     # A loop that has ended without a stop has left a connection.
     gc.collect()
+
+
+async def test_a_stream_goes_on_though_servers_of_its_process_have_stopped_in_the_order_of_their_starts() -> None:
+    """As those of containers do whose requests overlap."""
+
+    async def events() -> AsyncIterator[dict[str, str]]:
+        for number in range(3):
+            yield {"data": str(number)}
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+    async with AsyncExitStack() as second, served(FastAPI()):
+        await second.enter_async_context(served(FastAPI()))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(EventSourceResponse(events()))) as http:
+        found = (await http.get("http://app.test")).text
+    assert found.count("data") == 3
