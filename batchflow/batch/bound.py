@@ -346,6 +346,7 @@ def layer_endpoints(runtime: WorkflowRuntime) -> tuple[Endpoint, ...]:
             flow=flow,
             retry=runtime.definition.retry,
             timeout_ms=runtime.definition.timeout_ms,
+            declared_timeout_ms=runtime.definition.declared_timeout_ms,
             # What the layers above the items record is pages of ids, which their sizes bound.
             limit=runtime.client.limit if layer == "execute" else NO_SIZE_LIMIT,
             log=_log_names(runtime.definition.name, layer),

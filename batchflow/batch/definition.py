@@ -28,6 +28,8 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.schedule import Schedule
 from batchflow.errors import BatchflowError, ConfigurationError
 
+_DEFAULT_TIMEOUT_MS = 900_000
+
 T = TypeVar("T")
 
 
@@ -79,6 +81,11 @@ class Definition(NamedTuple):
     def needs_items(self) -> bool:
         """True if pages must contain the items, since nothing loads one by its id."""
         return "load" not in self.defined_hooks and not self.item_is_id
+
+    @property
+    def declared_timeout_ms(self) -> int | None:
+        """The time limit of an item, if it is not the one by default."""
+        return None if self.timeout_ms == _DEFAULT_TIMEOUT_MS else self.timeout_ms
 
     @property
     def flows(self) -> tuple[FlowControl, ...]:

@@ -1,9 +1,12 @@
 """The batches of an app on QStash: their state is in the app's store, and QStash calls the app for each message."""
 
 import asyncio
+from base64 import b64decode
 from contextlib import suppress
+from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 
 from batchflow.core.store import Store
 from batchflow.engine.cron import CronScheduler
@@ -37,21 +40,27 @@ class QStashBatches:
         self._giving = asyncio.Lock()
         self._asked = self._served = 0
 
-    async def answer(self, body: bytes) -> None:
-        """Answer one request.
+    async def answer(self, body: bytes, *, repeated: bool) -> None:
+        """Answer one request; with `repeated` an earlier one for the same got no answer.
+
+        A failure callback of QStash stands for the request of which it tells.
 
         Raises:
             InputError: the body is not what was given to QStash.
             StoreError: the store or QStash is away; the request is to be sent again.
         """
         try:
-            asked = DeliveredMessage.model_validate_json(body)
-        except ValidationError as error:
+            given_up = _given_up(body)
+            asked = DeliveredMessage.model_validate_json(body if given_up is None else given_up)
+        except ValueError as error:
             raise InputError("the body is not one that batchflow has given to QStash", status=400) from error
         if asked.message is None:
             await self._look()
             return
         claim = await self._worker.deliver(asked.message, asked.fence)
+        if claim is None and (repeated or given_up is not None):
+            # Whoever has executed it may have been killed: then its lease ends without another request.
+            await self._relay.wake_after_lease()
         if claim is not None and claim.number >= 0:
             await self._relay.replace(claim.destination)
         else:
@@ -108,3 +117,10 @@ class QStashBatches:
             await self._cron.fire_due()
             await self._relay.run()
             await self._relay.wake_at(self._cron.next_at)
+
+
+def _given_up(body: bytes) -> bytes | None:
+    """The body of the request that QStash has given up, if this is the body of its failure callback."""
+    read: Any = from_json(body)
+    source = cast("dict[str, Any]", read).get("sourceBody") if isinstance(read, dict) else None
+    return None if source is None else b64decode(str(source), validate=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from batchflow.batch.definition import Definition
+from batchflow.core.duration import format_duration
 from batchflow.errors import ConfigurationError, StoreError
 from batchflow.logs import logger
 from batchflow.qstash.account import QStashAccount
@@ -13,7 +14,12 @@ from batchflow.qstash.engine import QStashEngine
 from batchflow.qstash.fires import answer_fire, is_fire
 from batchflow.qstash.options import AccountOptions
 from batchflow.serve.endpoint import Endpoint
+from batchflow.wire.headers import REDELIVERED
 from batchflow.wire.signature import SIGNATURE
+from batchflow.wire.submissions import LONGEST_TIMEOUT_MS
+
+RETRIED = "upstash-retried"
+"""The header with the number of deliveries of a message before this one."""
 
 
 class QStashDeliveries:
@@ -34,7 +40,12 @@ class QStashDeliveries:
         self._has_scheduled = False
 
     def add_account(self, endpoint: Endpoint, account: QStashAccount) -> None:
-        """Let the runs of an endpoint live in this account."""
+        """Let the runs of an endpoint live in this account.
+
+        Raises:
+            ConfigurationError: QStash does not wait as long for an answer as the function may take.
+        """
+        _check_timeout("timeout", endpoint.declared_timeout_ms, f"'{endpoint.route}'")
         self._engine.directory.add(endpoint.route, account)
 
     def is_delivery(self, headers: Mapping[str, str]) -> bool:
@@ -64,7 +75,7 @@ class QStashDeliveries:
             receiver.verify(headers.get(SIGNATURE.lower()), url, body, now=self._engine.now())
         try:
             if (batches := self._engine.batches) is not None:
-                await batches.answer(body)
+                await batches.answer(body, repeated=REDELIVERED in headers or headers.get(RETRIED, "0") != "0")
         except StoreError as error:
             # QStash sends it again.
             logger().warning("[batchflow] A message of a batch waits until QStash sends it again", error=str(error))
@@ -97,7 +108,18 @@ class QStashDeliveries:
             raise ConfigurationError(
                 f"'{name}' has a schedule, which nothing fires with QStash(relay_cron=None); leave relay_cron out"
             )
+        _check_timeout("item_timeout", definition.declared_timeout_ms, f"'{name}'")
         if any(flow.burst > 1 for flow in definition.flows):
             raise ConfigurationError(
                 f"a flow key of '{name}' has a burst, which QStash does not have; leave it out", option="burst"
             )
+
+
+def _check_timeout(option: str, timeout_ms: int | None, whose: str) -> None:
+    if timeout_ms is not None and timeout_ms > LONGEST_TIMEOUT_MS:
+        raise ConfigurationError(
+            f"of {whose} is {format_duration(timeout_ms)}, and QStash waits no longer than "
+            f"{format_duration(LONGEST_TIMEOUT_MS)} for an answer",
+            option=option,
+            want="write less, and divide the work into steps",
+        )

@@ -14,6 +14,7 @@ from batchflow.core.run import NEVER
 from batchflow.core.schedule import Cron
 from batchflow.core.settlement import released, suspended
 from batchflow.core.store import Store
+from batchflow.engine.worker import LEASE_MS
 from batchflow.errors import InputError, NotFoundError
 from batchflow.qstash.directory import Directory
 from batchflow.qstash.rest import QStashRefused, QStashRest
@@ -33,6 +34,9 @@ RELAY_LEASE_MS = 120_000
 
 FEWEST, MOST = 10, 1_000
 """The bounds of the number of messages of one key that wait in QStash."""
+
+LOOK_EVERY_S = 15
+"""QStash is asked for no more calls than one in this time, in seconds, to look for leases that have ended."""
 
 SLICE = 100
 """The number of messages in one request."""
@@ -71,6 +75,7 @@ class Relay:
         self._scheduled = False
         self._called_at = 0
         self._wakes_at = 0
+        self._looks_at = 0
 
     async def run(self) -> None:
         """Give QStash what is due, as many messages of each key as it should have.
@@ -182,6 +187,7 @@ class Relay:
             dedup_id=f"{claim.id}-{claim.fence}-{now}",
             flow=None if endpoint is None else endpoint.flow,
             label=None if endpoint is None else endpoint.name.replace(":", "."),
+            timeout_ms=None if endpoint is None else endpoint.declared_timeout_ms,
         )
 
     async def _post(self, submission: Submission) -> None:
@@ -189,6 +195,18 @@ class Relay:
             await self._rest.post(submission)
         except InputError as error:
             raise _refused(self._rest, error) from error
+
+    async def wake_after_lease(self) -> None:
+        """Have QStash call the app when a lease that is held now has ended, if nobody renews it.
+
+        Raises:
+            StoreError: QStash cannot take it now.
+        """
+        # Whatever calls before finds the lease held, and nothing that is due later.
+        second = -(-(self._now() + LEASE_MS) // (1000 * LOOK_EVERY_S)) * LOOK_EVERY_S
+        if second != self._looks_at:
+            await self._call_at(second)
+            self._looks_at = second
 
     async def wake_at(self, due: int | None) -> None:
         """Have QStash call the app when something is due (ms), unless it does that anyway until then.
@@ -202,11 +220,15 @@ class Relay:
         due = min(due, now + LONGEST_WAKE_MS)
         if now < self._wakes_at <= due:
             return
-        url = self._url()
         second = -(-due // 1000)
+        await self._call_at(second)
+        self._wakes_at = second * 1000
+
+    async def _call_at(self, second: int) -> None:
+        """Have QStash call the app at this second of the epoch; once, however many processes ask for it."""
+        url = self._url()
         item = message_item(url, "{}", dedup_id=f"batchflow-{name_of(url)}-{second}", not_before=second * 1000)
         await self._post(batch_submission([item]))
-        self._wakes_at = second * 1000
 
     def _is_called_until(self, due: int, now: int) -> bool:
         if self._cron is None:

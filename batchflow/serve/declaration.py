@@ -123,6 +123,7 @@ def serve_function(
         flow=flow,
         retry=retry,
         timeout_ms=timeout_ms or DEFAULT_TIMEOUT_MS,
+        declared_timeout_ms=timeout_ms,
         verbose=verbose,
         public_url=public_url,
         env=env,

@@ -79,9 +79,10 @@ class Endpoint:
 
     `payload` reads the payload of a claim; its `InputError` ends the run as a dead letter with that message. `flow.key`
     is the flow key of the runs. `retry` applies to runs without their own policy. `timeout_ms` limits one attempt: the
-    engine interrupts it, and the attempt counts as failed. `verbose` logs every event of its runs. `env` is what
-    `ctx.env` returns. `limit` is the maximum size of a step's result. `log` has the words of log lines about its runs.
-    `on_failure` is where its runs are reported that fail for good; if that is `failure_url`, each run has a header.
+    engine interrupts it, and the attempt counts as failed; `declared_timeout_ms` is the same if the code declares it.
+    `verbose` logs every event of its runs. `env` is what `ctx.env` returns. `limit` is the maximum size of a step's
+    result. `log` has the words of log lines about its runs. `on_failure` is where its runs are reported that fail for
+    good; if that is `failure_url`, each run has a header.
     """
 
     route: str
@@ -91,6 +92,7 @@ class Endpoint:
     flow: FlowControl
     retry: RetryPolicy = RetryPolicy()
     timeout_ms: int | None = DEFAULT_TIMEOUT_MS
+    declared_timeout_ms: int | None = None
     verbose: bool = False
     public_url: PublicUrl = NO_PUBLIC_URL
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)

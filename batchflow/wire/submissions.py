@@ -34,7 +34,20 @@ ID_PREFIX = "wfr_"
 DEFAULT_WAITS = RetryPolicy().expression()
 """The waits of policies that say nothing about them; QStash is not told of them, and has its own."""
 
+FIRST_WAITS = "2000 * pow(3, retried)"
+"""The waits, in ms, before QStash repeats a message that the app does not answer: 2 s, 6 s, 18 s."""
+
+LATER_WAITS = "60000 * pow(5, retried)"
+"""Those of the failure callback, which brings a message again that QStash has given up: 1 min, 5 min, 25 min."""
+
+LONGEST_TIMEOUT_MS = 43_200_000
+"""QStash waits no longer for the answer to a request."""
+
+ANSWER_MS = 60_000
+"""The time to record and to answer, after the time limit of what a request executes."""
+
 _WEBHOOK = "batchflow:webhook:"
+_FAILURE_CALLBACK = "upstash-failure-callback"
 _CALL_FEATURES = "WF_NoDelete,InitialBody"
 _DEPTH = "upstash-forward-upstash-workflow-invoke-count"
 _JSON = "application/json"
@@ -264,7 +277,7 @@ def run_headers(address: Address, *, init: bool = False) -> dict[str, str]:
 
 
 def _failure_headers(address: Address, settings: RunSettings, user: Mapping[str, str]) -> dict[str, str]:
-    prefix = "upstash-failure-callback"
+    prefix = _FAILURE_CALLBACK
     headers = {
         prefix: settings.failure_url or address.url,
         f"{prefix}-feature-set": FEATURES,
@@ -305,21 +318,35 @@ def message_item(
     flow: FlowControl | None = None,
     label: str | None = None,
     not_before: int = 0,
-    telemetry: HeaderPairs = (),
+    timeout_ms: int | None = None,
 ) -> dict[str, Any]:
-    """The item of a message without a run; it is delivered from `not_before` on (ms, 0: at once)."""
-    settings = RunSettings(label=label, not_before=not_before, flow=flow)
-    headers = {"content-type": _JSON, "upstash-deduplication-id": dedup_id, **_POST, **settings_headers(settings)}
+    """The item of a message without a run; it is delivered from `not_before` on (ms, 0: at once).
+
+    While nobody answers it comes again within seconds, three times as on every plan, and then as the source of its
+    failure callback, for half an hour. `timeout_ms` is the time limit of what it executes.
+    """
+    settings = RunSettings(label=label, not_before=not_before, retry_delay=FIRST_WAITS, flow=flow)
+    headers = {"upstash-deduplication-id": dedup_id, **settings_headers(settings), **timeout_header(timeout_ms)}
     headers.pop("upstash-forward-upstash-label", None)
-    return _item(url, {**headers, **dict(telemetry)}, body)
+    again = {name: headers[name] for name in (*_OF_FAILURES, "upstash-timeout") if name in headers}
+    again["upstash-retry-delay"] = LATER_WAITS
+    nested = {f"{_FAILURE_CALLBACK}{name.removeprefix('upstash')}": value for name, value in again.items()}
+    return _item(url, {"content-type": _JSON, **_POST, **headers, _FAILURE_CALLBACK: url, **nested}, body)
+
+
+def timeout_header(timeout_ms: int | None) -> dict[str, str]:
+    """The header of the time that QStash waits for the answer to what has this time limit."""
+    if timeout_ms is None:
+        return {}
+    return {"upstash-timeout": f"{-(-min(timeout_ms + ANSWER_MS, LONGEST_TIMEOUT_MS) // 1000)}s"}
 
 
 def schedule_submission(url: str, cron: str, id: str, body: str) -> Submission:
-    """The request that creates the schedule `id`, or replaces it: a POST to a URL, without retries."""
+    """The request that creates the schedule `id`, or replaces it: a POST to a URL, repeated within seconds."""
     headers = {
         "content-type": _JSON,
         "upstash-cron": cron,
-        "upstash-retries": "0",
+        "upstash-retry-delay": FIRST_WAITS,
         "upstash-schedule-id": id,
         **_POST,
     }
