@@ -52,22 +52,22 @@ class AppClient:
 class WireStage:
     """A QStash of the store `kind`, and an app that uses it; `async with` opens both.
 
-    With `batches` the app has a store of that kind for its batches.
+    With `batches` the app has a store of that kind for its batches; `url` is that of the server of stores.
     """
 
-    def __init__(self, kind: Kind = "sqlite", *, batches: bool = False, **options: Any) -> None:
+    def __init__(self, kind: Kind = "sqlite", *, batches: bool = False, url: str | None = None, **options: Any) -> None:
         self.clock = ManualClock()
         self.app_clock: Clock = self.clock
         """That of the app."""
         self.client = AppClient()
-        self.store = made(kind, self.clock)
+        self.store = made(kind, self.clock, url)
         self.qstash = Batchflow(self.store, clock=self.clock, worker=False, entropy=FixedEntropy())
         self.qstash.engine.push_client = self.client
         self.server = self.qstash.server
         self.transport: httpx.AsyncBaseTransport = httpx.ASGITransport(self.server)
         """The way of the app to QStash."""
         if batches:
-            options["store"] = made(kind, self.clock)
+            options["store"] = made(kind, self.clock, url)
         self._options = options
         self.keys: Mapping[str, str] = {}
         self.token = ""
@@ -80,19 +80,21 @@ class WireStage:
         self.flow = self.again()
         return self
 
-    def again(self) -> Batchflow:
-        """Another app of the same QStash, as after a deploy."""
+    def again(
+        self, *, transport: httpx.AsyncBaseTransport | None = None, entropy: FixedEntropy | None = None
+    ) -> Batchflow:
+        """Another app of the same QStash, as after a deploy; with another way to QStash, if one is given."""
         return Batchflow(
             QStash(
                 url="http://qstash.test",
                 token=self.token,
                 current_signing_key=self.keys["current"],
                 next_signing_key=self.keys["next"],
-                transport=self.transport,
+                transport=transport or self.transport,
                 **self._options,
             ),
             clock=self.app_clock,
-            entropy=FixedEntropy(),
+            entropy=entropy or FixedEntropy(),
         )
 
     async def open(self) -> None:

@@ -1,35 +1,33 @@
-"""Random programs of all that can be waited for end on QStash as they do elsewhere, whatever is lost on the way."""
+"""Random programs of all that can be waited for end on QStash as they do elsewhere, whatever is lost or dies."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from itertools import pairwise
 from operator import itemgetter
-from random import Random
 from typing import Any, NamedTuple, cast
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from batchflow.engine.push_client import PushClient, PushError, PushRequest
+from batchflow.engine.push_client import PushError, PushRequest
 from batchflow.engine.push_response import PushResponse
 from batchflow.wire.submissions import own_id
-from tests.qstash.losses import LossyClient, LossyTransport
-from tests.qstash.stage import APP_URL, WireStage
+from tests.qstash.mortal_stage import MortalStage
+from tests.qstash.stage import APP_URL
+from tests.serve.app_stage import Stage
 from tests.serve.stories import CERTAIN, OPEN, Call, Do, Fork, Limit, Nap, Story, expected
 from tests.serve.story_players import Context, Part, Players, StoryStage
-from tests.stores.kinds import Kind
+from tests.stores.kinds import Kind, left
+from tests.stores.redis_server import Server, served
 
-TOGETHER = 8
-# One stage for several stories, and none is made smaller: it takes a second to make one.
-LITTLE = settings(
-    deadline=None,
-    phases=(Phase.explicit, Phase.generate),
-    suppress_health_check=(HealthCheck.data_too_large, HealthCheck.too_slow),
-    max_examples=6,
-)
+TOGETHER = 50
+"""The stories that are played at a time: it takes as long to make a stage as to play some of them."""
+
+FOR_GOOD = 4
+"""A step that fails more often than this fails always."""
 
 
 class AtArrival(NamedTuple):
@@ -43,15 +41,16 @@ class AtArrival(NamedTuple):
 _AT_ARRIVAL: ContextVar[AtArrival] = ContextVar("at_arrival")
 
 
-class WatchedTransport(httpx.AsyncBaseTransport):
-    """The way of an app to QStash; notes the executed steps that QStash has recorded, by run and name."""
+class WireStoryStage(MortalStage):
+    """An app that plays stories on QStash; `resent` are the recorded steps that were executed again."""
 
-    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-        self.inner = inner
+    def __init__(self, kind: Kind, seed: object, **options: Any) -> None:
+        super().__init__(kind, seed, **options)
         self.recorded: set[tuple[str, str]] = set()
+        self.resent: list[tuple[str, str]] = []
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        response = await self.inner.handle_async_request(request)
+    def note(self, request: httpx.Request, response: httpx.Response) -> None:
+        """Note the executed steps that QStash has recorded, by run and name."""
         if request.url.path == "/v2/batch" and response.is_success:
             for item in json.loads(request.content):
                 match json.loads(item["body"] or "null"):
@@ -59,36 +58,17 @@ class WatchedTransport(httpx.AsyncBaseTransport):
                         self.recorded.add((own_id(item["headers"]["upstash-workflow-runid"]), name))
                     case _:
                         pass
-        return response
 
-
-class WatchedClient:
-    """The way of QStash to an app; notes what is known when a delivery arrives."""
-
-    def __init__(self, inner: PushClient, transport: WatchedTransport) -> None:
-        self.inner = inner
-        self.transport = transport
-
-    async def send(self, request: PushRequest) -> PushResponse:
+    def on_arrival(self, request: PushRequest) -> None:
+        """Note what is known."""
         entries: Any = json.loads(request.body or "null")
         count = len(cast("list[Any]", entries)) if isinstance(entries, list) else 0
-        _AT_ARRIVAL.set(AtArrival(count, retried(request), frozenset(self.transport.recorded)))
-        return await self.inner.send(request)
-
-    async def close(self) -> None:
-        await self.inner.close()
-
-
-class WireStoryStage(WireStage):
-    """An app that plays stories on QStash; `again` are the recorded steps that were executed again."""
-
-    def __init__(self, kind: Kind) -> None:
-        super().__init__(kind)
-        self.resent: list[tuple[str, str]] = []
+        _AT_ARRIVAL.set(AtArrival(count, retried(request), frozenset(self.recorded)))
 
     async def failures_of(self, run: str, step: str) -> int:
-        """See `StoryStage`."""
-        return _AT_ARRIVAL.get().retried
+        """See `StoryStage`; the app dies in some steps."""
+        await self.live_on(self.life, "step", run, step)
+        return min(FOR_GOOD, _AT_ARRIVAL.get().retried)
 
     def is_recorded(self, run: str, step: str) -> bool:
         """See `StoryStage`."""
@@ -119,31 +99,42 @@ class WirePlayers(Players):
                 assert before[:shared] == after[:shared], "more entries are seen as fewer, and go on"
 
 
-async def play(stories: Sequence[Story], seed: int | None, on: Kind = "sqlite") -> list[str]:
-    """Play stories at the same time; with a seed much is lost. Returns their results."""
-    random = Random(seed)
-    stage = WireStoryStage(on)
-    transport = WatchedTransport(stage.transport)
-    client = WatchedClient(stage.client, transport)
-    lossy, lossy_client = LossyTransport(transport, random), LossyClient(client, random)
-    stage.transport = lossy
-    stage.qstash.engine.push_client = client if seed is None else lossy_client
+async def play(stories: Sequence[Story], seed: int | None, on: Kind = "sqlite", url: str | None = None) -> list[str]:
+    """Play stories at the same time; with a seed much is lost, and processes die. Returns their results."""
+    stage = WireStoryStage(on, seed, url=url)
     stage.client.elsewhere = answer_call
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("APP_URL", f"{APP_URL}/")
         async with stage:
+            await stage.open()
             players = WirePlayers(stage, ())
             players.parts = {f"story {number}:": story for number, story in enumerate(stories)}
-            await stage.open()
+            stage.declare = players.on
             runs = [await players.play_part.trigger(Part(path=path)) for path in players.parts]
-            lossy.loses = seed is not None
+            if seed is not None:
+                stage.disturb()
             await stage.drive()
-            lossy.loses = False
-            ended = [await run.status() for run in runs]
-    assert {it.state for it in ended} == {"completed"}, ended
-    assert stage.resent == []
-    players.check(lossy.lost + 2 * lossy_client.lost)
-    return [json.loads(it.result or "") for it in ended]
+            stage.calm()
+            ended = [await stage.flow.run(run.id).status() for run in runs]
+            assert {it.state for it in ended} == {"completed"}, list(zip(stories, ended, strict=True))
+            assert stage.resent == []
+            players.check(stage.lost + 2 * stage.doubled + stage.deaths + stage.server_deaths)
+            assert await left(stage.durable) == {}
+            return [json.loads(it.result or "") for it in ended]
+
+
+async def play_directly(stories: Sequence[Story]) -> list[str]:
+    """Play stories on the embedded engine."""
+    stage = Stage()
+    players = Players(stage, ())
+    players.parts = {f"story {number}:": story for number, story in enumerate(stories)}
+    await stage.flow.start()
+    try:
+        runs = [await players.play_part.trigger(Part(path=path)) for path in players.parts]
+        await stage.drive()
+        return [json.loads((await run.status()).result or "") for run in runs]
+    finally:
+        await stage.close()
 
 
 def retried(request: PushRequest) -> int:
@@ -160,8 +151,24 @@ async def answer_call(request: PushRequest) -> PushResponse:
     raise PushError("nobody there")
 
 
-def together(stories: st.SearchStrategy[Story]) -> st.SearchStrategy[list[Story]]:
-    return st.lists(stories, min_size=TOGETHER, max_size=TOGETHER)
+def drawn(stories: st.SearchStrategy[Story], number: int, count: int = TOGETHER) -> list[Story]:
+    """So many random stories, no two alike; the same for the same number."""
+    found: dict[Story, None] = {}
+
+    @seed(number)
+    @settings(
+        database=None,
+        deadline=None,
+        max_examples=2 * count,
+        phases=(Phase.generate,),
+        suppress_health_check=(HealthCheck.data_too_large, HealthCheck.too_slow),
+    )
+    @given(stories)
+    def draw(story: Story) -> None:
+        found[story] = None
+
+    draw()
+    return list(found)[:count]
 
 
 WRITTEN: list[Story] = [
@@ -172,34 +179,49 @@ WRITTEN: list[Story] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with served(tmp_path_factory.mktemp("redis")) as started:
+        yield started
+
+
 @pytest.mark.parametrize("on", ["sqlite", "fakeredis"])
 @pytest.mark.parametrize("seed", [None, 1, 2])
 async def test_written_stories_end_as_they_are_written(seed: int | None, on: Kind) -> None:
     assert await play(WRITTEN, seed, on) == [expected(story) for story in WRITTEN]
 
 
-@LITTLE
-@given(together(CERTAIN))
-async def test_stories_end_as_elsewhere(stories: list[Story]) -> None:
-    assert await play(stories, None) == [expected(story) for story in stories]
+async def test_stories_end_as_in_direct_mode() -> None:
+    stories = drawn(CERTAIN, 1_000)
+    assert await play(stories, None) == await play_directly(stories) == [expected(story) for story in stories]
 
 
-@LITTLE
-@given(together(CERTAIN), st.integers(0, 2**32))
-async def test_disturbed_stories_end_as_undisturbed(stories: list[Story], seed: int) -> None:
-    """No loss changes a result, and no recorded step is executed again."""
-    assert await play(stories, seed) == [expected(story) for story in stories]
+@pytest.mark.parametrize("number", range(20))
+async def test_stories_end_as_in_direct_mode_whatever_is_lost_and_whoever_dies(number: int) -> None:
+    """A thousand of them: no result is other than in direct mode, no recorded step is executed again, nothing is left.
+
+    The number of a test gives its stories, and what befalls them.
+    """
+    stories = drawn(CERTAIN, number)
+    assert len(stories) == TOGETHER
+    found, wanted = await play(stories, number), await play_directly(stories)
+    assert wanted == [expected(story) for story in stories]
+    assert [it for it in zip(stories, found, wanted, strict=True) if it[1] != it[2]] == []
 
 
-@settings(LITTLE, max_examples=2)
-@given(together(CERTAIN), st.integers(0, 2**32))
-async def test_disturbed_stories_end_as_undisturbed_on_redis(stories: list[Story], seed: int) -> None:
+async def test_disturbed_stories_end_as_undisturbed_on_fakeredis() -> None:
     """Few of them: it is slow."""
-    assert await play(stories, seed, "fakeredis") == [expected(story) for story in stories]
+    stories = drawn(CERTAIN, 2_000, 16)
+    assert await play(stories, 1, "fakeredis") == [expected(story) for story in stories]
 
 
-@settings(LITTLE, max_examples=3)
-@given(together(OPEN), st.integers(0, 2**32))
-async def test_open_races_are_decided_once(stories: list[Story], seed: int) -> None:
+async def test_disturbed_stories_end_as_undisturbed_on_redis(server: Server) -> None:
+    """On a server."""
+    stories = drawn(CERTAIN, 3_000)
+    assert await play(stories, 1, "redis", server.url) == [expected(story) for story in stories]
+
+
+@pytest.mark.parametrize("number", range(2))
+async def test_open_races_are_decided_once(number: int) -> None:
     """The first wait is the same for each delivery, and so is everything that follows."""
-    assert await play(stories, seed)
+    assert await play(drawn(OPEN, number), number)

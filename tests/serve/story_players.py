@@ -1,6 +1,7 @@
 """Plays stories as durable functions, and notes what is seen from inside."""
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from datetime import timedelta
@@ -70,6 +71,12 @@ class Players:
         self.executed: dict[tuple[str, str], int] = {}
         self.trips: dict[tuple[str, str], int] = {}
         self.play_part, self.send = _served(stage.flow, self)
+
+    def on(self, flow: Batchflow) -> "Players":
+        """The same on another app, with what has been seen until then."""
+        others = copy.copy(self)
+        others.play_part, others.send = _served(flow, others)
+        return others
 
     async def part(self, ctx: Context) -> str:
         """Runs a story as a run does."""
