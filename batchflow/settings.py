@@ -243,6 +243,8 @@ def _sentence(error: ValidationError) -> str:
     name = str(first["loc"][0]).lower()
     # The error does not tell which of its two names was set.
     variable = "APP_URL or BATCHFLOW_APP_URL" if name == "app_url" else f"BATCHFLOW_{name.upper()}"
+    if name.startswith("qstash_"):
+        variable = name.upper()
     # The input may be a secret, or a part of one.
     shown = "have this value" if name in ("token", "egress") else f"be {_format(name, first['input'])}"
     return f"the setting '{name}' ({variable}) cannot {shown}: {_want(name, first)}"

@@ -26,6 +26,7 @@ from batchflow.errors import (
 from batchflow.http.bodies import does_not_fit
 from batchflow.http.schemas.base import ErrorResponse
 from batchflow.logs import logger
+from batchflow.serve.app_url import PublicUrlUnknown
 
 RouteHandler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -140,7 +141,7 @@ def error_response(error: BatchflowError) -> Response:
             return json_response(document, error.status, Retry_After=_STORE_RETRY_S)
         case RetryAfter():
             return json_response(document, 503, Retry_After=_retry_after(error))
-        case StoreError():
+        case StoreError() | PublicUrlUnknown():
             return json_response(document, error.status)
         case _:
             logger().error("[batchflow:http:error] A request failed", error=str(error), exc_info=error)

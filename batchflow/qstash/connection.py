@@ -11,6 +11,7 @@ from pydantic_core import from_json
 
 from batchflow.core.ports import Clock
 from batchflow.core.schedule import as_schedule
+from batchflow.core.secrets import printable_store_url
 from batchflow.core.store import Store
 from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError
@@ -19,7 +20,7 @@ from batchflow.qstash.deliveries import QStashDeliveries
 from batchflow.qstash.directory import Directory
 from batchflow.qstash.engine import QStashEngine
 from batchflow.qstash.options import AccountOptions, QStash
-from batchflow.qstash.receiver import Receiver
+from batchflow.qstash.receiver import Receiver, check_secret
 from batchflow.qstash.rest import QStashRest
 from batchflow.serve.app_url import PublicUrl, RouterPath, check_url
 from batchflow.serve.endpoint import Endpoint
@@ -48,9 +49,14 @@ def store_of(options: QStash, settings: Settings, clock: Clock) -> Store:
     url = options.store or settings.store or "sqlite://"
     if url.startswith("qstash:"):
         raise ConfigurationError(
-            "QStash does not keep the state of batches; write redis://HOST:PORT or sqlite:///PATH", option="store"
+            f"the store {printable_store_url(url)!r} is QStash, which does not keep the state of batches; "
+            f"write redis://HOST:PORT or sqlite:///PATH"
         )
-    return open_store(settings.model_copy(update={"url": url}), clock)
+    try:
+        return open_store(settings.model_copy(update={"url": url}), clock)
+    except ConfigurationError as error:
+        given = "BATCHFLOW_STORE" if options.store is None else "QStash(store=…)"
+        raise ConfigurationError(f"{given}: {error}") from error
 
 
 def connect(
@@ -66,7 +72,7 @@ def connect(
     engine.connect(Directory(accounts.find(AccountOptions()), endpoints, PublicUrl(router=router)))
     relay = as_schedule(options.relay_cron, "relay_cron")
     engine.relay_cron = None if relay is None else relay.times
-    engine.has_store = (options.store or settings.store) is not None
+    engine.has_store = options.store is not None or bool(settings.store)
     return QStashDeliveries(engine, endpoints, accounts.find)
 
 
@@ -120,6 +126,7 @@ class Accounts:
                 f"{_TITLES[name]} is missing; write QSTASH_{name.upper()}=… into the environment, "
                 f"or QStash({name}=…){verify}"
             )
+        check_secret(f"QSTASH_{name.upper()}", value)
         return value
 
 

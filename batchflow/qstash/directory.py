@@ -1,12 +1,15 @@
 """The functions of an app on QStash: in which account each one's runs live, and at which URL QStash calls it."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from batchflow.http.reserved_routes import DELIVERIES
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.rest import QStashRest
 from batchflow.serve.app_url import PublicUrl
 from batchflow.serve.endpoint import Endpoint
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Directory:
@@ -48,17 +51,18 @@ class Directory:
         """The routes with an account of their own that does not verify its requests."""
         return sorted(route for route, it in self._own.items() if it.receiver is None)
 
-    def url_of(self, route: str) -> str:
-        """The public URL of an endpoint.
+    def url_of(self, route: str, headers: Mapping[str, str] = NO_HEADERS) -> str:
+        """The public URL of an endpoint, for a run that was started with these headers.
 
         Raises:
             ConfigurationError: it is not known; the sentence says what to set.
         """
-        return self.endpoints[route].public_url.resolve({}) + route
+        return self.endpoints[route].public_url.resolve(headers) + route
 
     def route_of(self, url: str) -> str:
         """The route of the endpoint with this URL; the URL itself if the app has none."""
-        return next((route for route in self.endpoints if url.partition("?")[0].endswith(route)), url)
+        path = url.partition("?")[0]
+        return max((route for route in self.endpoints if path.endswith(route)), key=len, default=url)
 
     def deliveries_url(self) -> str:
         """The public URL of the route to which QStash delivers the messages of batches.

@@ -137,6 +137,7 @@ class WireEndpoint:
             created_at=_number(headers, "upstash-workflow-createdat"),
             depth=_number(headers, "upstash-workflow-invoke-count"),
             telemetry=self._engine.telemetry,
+            timeout_ms=self._endpoint.declared_timeout_ms,
         )
         try:
             if FAILURE in headers:

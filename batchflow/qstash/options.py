@@ -8,9 +8,9 @@ from batchflow.core.duration import Duration, to_ms
 from batchflow.core.schedule import as_schedule
 from batchflow.core.store import Store
 from batchflow.errors import ConfigurationError
-from batchflow.qstash.receiver import Receiver
+from batchflow.qstash.receiver import Receiver, check_secret
 from batchflow.serve.app_url import check_url
-from batchflow.serve.validation import check_flag, type_with_article
+from batchflow.serve.validation import check_flag, format_value, type_with_article
 
 if TYPE_CHECKING:
     import httpx
@@ -32,7 +32,7 @@ class QStash:
     be apart. Without `telemetry` requests do not say that batchflow makes them. `transport` replaces the network.
 
     Raises:
-        ConfigurationError: the URL, the tolerance or the cron expression is not valid.
+        ConfigurationError: an option is not valid; secrets are not shown.
     """
 
     url: str | None = None
@@ -48,8 +48,33 @@ class QStash:
 
     def __post_init__(self) -> None:
         check_url("url", self.url)
+        for option in ("token", "current_signing_key", "next_signing_key"):
+            if (secret := getattr(self, option)) is not None:
+                check_secret(option, secret)
+        check_flag("verify", self.verify)
         to_ms(self.clock_tolerance, option="clock_tolerance")
+        check_flag("telemetry", self.telemetry)
+        _check_store(self.store)
         as_schedule(self.relay_cron, "relay_cron")
+        if self.transport is not None and not _has_method(self.transport, "handle_async_request"):
+            raise ConfigurationError(
+                option="transport", got=format_value(self.transport), want="write an httpx.AsyncBaseTransport"
+            )
+
+
+def _check_store(store: object) -> None:
+    want = "write redis://HOST:PORT or sqlite:///PATH, a store object, or leave it out"
+    if isinstance(store, str):
+        # The URL may have a password: what else is wrong with it is said without that where it is opened.
+        if not store.strip():
+            raise ConfigurationError("is empty", option="store", want=want)
+    elif store is not None and not _has_method(store, "claim_one"):
+        raise ConfigurationError(option="store", got=format_value(store), want=want)
+
+
+def _has_method(value: object, name: str) -> bool:
+    """True for an object with this method; the class of one does not do."""
+    return not isinstance(value, type) and callable(getattr(value, name, None))
 
 
 class UpstashClient(Protocol):

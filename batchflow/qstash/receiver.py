@@ -1,16 +1,19 @@
 """The verification of requests: that QStash has sent them, to this URL, with this body, and lately."""
 
+import re
 from base64 import urlsafe_b64encode
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Any, cast
+from typing import Any
 
 from batchflow.core.duration import Duration, to_ms
 from batchflow.errors import ConfigurationError, InputError
+from batchflow.serve.validation import type_with_article
 
 REMEMBERED = 10_000
 """The number of requests that a receiver remembers."""
 
+_SECRET = re.compile(r"[!-~]+")
 _REFUSED = "this request is not signed by QStash for this app"
 
 
@@ -28,9 +31,7 @@ class Receiver:
 
     def __init__(self, *, current_signing_key: str, next_signing_key: str, clock_tolerance: Duration = 0) -> None:
         for option, key in (("current_signing_key", current_signing_key), ("next_signing_key", next_signing_key)):
-            # The value may be secret.
-            if not isinstance(cast("object", key), str) or not key:
-                raise ConfigurationError("is missing", option=option, want="write the signing key, as QStash shows it")
+            check_secret(option, key)
         self._keys = (current_signing_key, next_signing_key)
         self._tolerance_s = to_ms(clock_tolerance, option="clock_tolerance") / 1000
         self._verified: dict[int, None] = {}
@@ -82,3 +83,15 @@ class Receiver:
             and claims["sub"] == url
             and compare_digest(sent.rstrip("=").encode(), wanted.encode())
         )
+
+
+def check_secret(option: str, value: object) -> None:
+    """Raise `ConfigurationError` unless `value` is a secret that a header can have. It is not shown."""
+    want = "write it as QStash shows it"
+    if value is None or value == "":
+        raise ConfigurationError("is missing", option=option, want=want)
+    if not isinstance(value, str):
+        raise ConfigurationError(option=option, got=type_with_article(value), want=want)
+    if not _SECRET.fullmatch(value):
+        problem = "has a space, a line break or a letter that is not ASCII"
+        raise ConfigurationError(problem, option=option, want=want)

@@ -71,9 +71,13 @@ class QStashRunCommands:
             raise QStashRefused(
                 f"QStash runs the functions of this app, and '{message.destination}' is not one of them"
             )
-        url = self._directory.url_of(message.destination)
-        telemetry = self._directory.account_of(message.destination).telemetry
-        return Address(wire_id(message.id), url, depth=message.depth, telemetry=telemetry)
+        return Address(
+            wire_id(message.id),
+            self._directory.url_of(message.destination, message.headers),
+            depth=message.depth,
+            telemetry=self._directory.account_of(message.destination).telemetry,
+            timeout_ms=self._directory.endpoints[message.destination].declared_timeout_ms,
+        )
 
     def _settings(self, message: Message) -> RunSettings:
         endpoint = self._directory.endpoints[message.destination]

@@ -93,6 +93,12 @@ def user_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     return {name: value for name, value in headers.items() if name not in _OWN_HEADERS}
 
 
+class PublicUrlUnknown(ConfigurationError):
+    """Nothing says at which URL the app is reached, and this needs it."""
+
+    status = 503
+
+
 @dataclass(slots=True)
 class RouterPath:
     """The prefix of an app's router, set when the app starts; None until then, and in processes without the app."""
@@ -150,14 +156,14 @@ class PublicUrl:
         app_url = self._env_url("APP_URL") or self._env_url("BATCHFLOW_APP_URL")
         if app_url is None:
             why = "" if seen is None else ", and the request that started this run named a host that may not be its own"
-            raise ConfigurationError(
+            raise PublicUrlUnknown(
                 f"the public URL of this app is not known{why}; set APP_URL, or base_url= at @flow.serve, "
                 f"to where its router is reached from outside"
             )
         if path is not None:
             return router_url(app_url, path)
         if not urlsplit(app_url).path:
-            raise ConfigurationError(
+            raise PublicUrlUnknown(
                 f"APP_URL is {app_url!r}, and this process does not know the path of the router there; write it too: "
                 f"{app_url}/api for one that is included under /api, {app_url}/ for one without a prefix"
             )

@@ -69,7 +69,7 @@ class RunConfig:
 
     def adopted(self, envelope: Envelope, features: Sequence[str]) -> "RunConfig":
         """The configuration after the answer to first contact: its headers and features replace those of the trigger,
-        all else stays.
+        all else stays that the trigger has set.
         """
         return replace(
             self,
@@ -77,6 +77,7 @@ class RunConfig:
             features=tuple(features),
             headers=envelope.headers,
             labels=self.labels or envelope.labels,
+            timeout_ms=self.timeout_ms or envelope.timeout_ms,
         )
 
     def applied(self, envelope: Envelope) -> Envelope:

@@ -74,7 +74,8 @@ def webhook_event(token: str) -> str:
 class Address(NamedTuple):
     """A run and the URL of its endpoint. It began at `created_at` (ms, 0: not known).
 
-    `depth` is the number of its ancestors; the headers of `telemetry` describe us.
+    `depth` is the number of its ancestors; the headers of `telemetry` describe us. `timeout_ms` is the time limit of
+    one of its steps.
     """
 
     run: str
@@ -82,6 +83,7 @@ class Address(NamedTuple):
     created_at: int = 0
     depth: int = 0
     telemetry: HeaderPairs = ()
+    timeout_ms: int | None = None
 
     def __repr__(self) -> str:
         # The URL may have a secret.
@@ -210,6 +212,7 @@ def _callback_headers(address: Address, step: Step, concurrent: int) -> dict[str
         "upstash-callback-workflow-runid": address.run,
         "upstash-callback-workflow-url": address.url,
         **{f"upstash-callback-forward-upstash-workflow-{name}": value for name, value in identity.items()},
+        **{f"upstash-callback{name[7:]}": value for name, value in timeout_header(address.timeout_ms).items()},
     }
 
 
@@ -269,6 +272,7 @@ def run_headers(address: Address, *, init: bool = False) -> dict[str, str]:
         "upstash-workflow-runid": address.run,
         "upstash-workflow-sdk-version": PROTOCOL,
         "upstash-workflow-url": address.url,
+        **timeout_header(address.timeout_ms),
         **dict(address.telemetry),
     }
     if address.depth:
@@ -288,8 +292,10 @@ def _failure_headers(address: Address, settings: RunSettings, user: Mapping[str,
         f"{prefix}-workflow-runid": address.run,
         f"{prefix}-workflow-url": address.url,
     }
-    depth = {_DEPTH: str(address.depth)} if address.depth else {}
-    nested = {**depth, **user, **{name: it for name, it in settings_headers(settings).items() if name in _OF_FAILURES}}
+    own = timeout_header(address.timeout_ms)
+    if address.depth:
+        own[_DEPTH] = str(address.depth)
+    nested = {**own, **user, **{name: it for name, it in settings_headers(settings).items() if name in _OF_FAILURES}}
     return {**headers, **{f"{prefix}{name.removeprefix('upstash')}": value for name, value in nested.items()}}
 
 
