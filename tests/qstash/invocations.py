@@ -1,23 +1,20 @@
 """Requests of QStash to an app whose process need not live on: as events of AWS Lambda, and to a container."""
 
 import asyncio
-import socket
 import threading
 from base64 import b64decode, b64encode
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 from mangum import Mangum
 
 from batchflow.engine.push_client import PushRequest
 from batchflow.engine.push_response import PushResponse
+from tests.qstash.serving import served
 from tests.qstash.stage import APP_URL, AppClient
-from tests.waiting import wait_until
 
 Event = dict[str, Any]
 
@@ -123,23 +120,6 @@ class ContainerClient(AppClient):
             )
         self.answers.append(response.status_code)
         return PushResponse(response.status_code, tuple(response.headers.items()), response.content)
-
-
-@asynccontextmanager
-async def served(app: Any) -> AsyncGenerator[str]:
-    """The URL of a server of an ASGI app, until the end of the block."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, loop="asyncio", log_level="critical"))
-    # Of two servers the one that stops last would restore the handler of signals that the other has left, and streams
-    # of the whole process end when the server that handles signals has been stopped.
-    vars(server)["capture_signals"] = nullcontext
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        await wait_until(lambda: server.started or serving.done(), description="the server listens")
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await serving
 
 
 class OtherLoop(httpx.AsyncBaseTransport):

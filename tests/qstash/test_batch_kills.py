@@ -2,22 +2,19 @@
 
 import os
 import sys
-import threading
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.qstash.test_kills import AppProcess
+from tests.qstash.processes import AppProcess, looking
 from tests.sdk.server import ServerProcess, empty_store
 from tests.waiting import wait_until_sync
 
 STEPS_BETWEEN_KILLS = 20
-LOOK_EVERY_S = 1
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -46,7 +43,7 @@ async def test_a_batch_completes_and_no_recorded_step_is_executed_again_though_t
         wait_until_sync(lambda: app.is_serving, description="the app serves")
         victims = (app, server, app, app)
         async with flow:
-            with looking(server, app):
+            with looking(app.environment):
                 batch = await killed.trigger()
                 for victim in victims:
                     kill(victim, app)
@@ -63,27 +60,6 @@ async def test_a_batch_completes_and_no_recorded_step_is_executed_again_though_t
         # Each kill of the app loses what it was executing.
         assert executed.total() - len(executed) <= victims.count(app) * PARALLELISM
         check(evidence)
-
-
-@contextmanager
-def looking(server: ServerProcess, app: AppProcess) -> Generator[None]:
-    """Have QStash call the app all the time, as its schedule does each minute."""
-    url = f"{server.url}/v2/publish/{app.environment['APP_URL']}deliveries"
-    headers = {"authorization": f"Bearer {server.environment['QSTASH_TOKEN']}", "upstash-retries": "0"}
-    is_over = threading.Event()
-
-    def look() -> None:
-        while not is_over.wait(LOOK_EVERY_S):
-            with suppress(httpx.TransportError):
-                httpx.post(url, headers=headers, content="{}")
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def kill(victim: AppProcess | ServerProcess, app: AppProcess) -> None:

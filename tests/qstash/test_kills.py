@@ -1,10 +1,7 @@
 """An app on QStash and its servers are killed at random, and much is lost: runs end all the same."""
 
-import json
 import os
 import random
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,64 +10,18 @@ from typing import Any
 
 import pytest
 
-from tests.house.sources import ROOT
-from tests.sdk.server import ServerProcess, empty_store
-from tests.stores import redis_server
+from tests.qstash.processes import AppProcess
+from tests.sdk.server import ServerProcess, servers_of
 from tests.waiting import wait_until_sync
 
 RUNS_OF_EACH = 6
 KILLS = 6
 
 
-class AppProcess:
-    """An app, on a port of its own; `evidence` is what it has written, from all its lives."""
-
-    def __init__(self, environment: Mapping[str, str], folder: Path, program: str = "killed_app") -> None:
-        self._program = f"tests.qstash.{program}:app"
-        self.port = redis_server.free_port()
-        self._evidence = folder / "evidence"
-        self.environment = {
-            **environment,
-            "APP_URL": f"http://127.0.0.1:{self.port}/",
-            "EVIDENCE": str(self._evidence),
-        }
-        self._output = (folder / "app.out").open("ab")
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "uvicorn", self._program, "--port", str(self.port)]
-        self._process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **self.environment}, stdout=self._output, stderr=subprocess.STDOUT
-        )
-
-    @property
-    def is_serving(self) -> bool:
-        """True if it can be connected to."""
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def kill(self) -> None:
-        """End it at once, as a crash does."""
-        self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        self.kill()
-        self._output.close()
-
-    def evidence(self) -> list[dict[str, Any]]:
-        # A line is written at once, or not at all.
-        return [json.loads(it) for it in self._evidence.read_text().splitlines()] if self._evidence.exists() else []
-
-
 @pytest.fixture(params=["sqlite", "redis"])
-def servers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[ServerProcess]]:
+def servers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sequence[ServerProcess]]:
     """The servers of one store."""
-    with empty_store(request.param, tmp_path) as url, ExitStack() as running:
-        servers: list[ServerProcess] = []
-        for number in range(1 if request.param == "sqlite" else 2):
-            servers.append(ServerProcess(url, tmp_path, f"server-{number}"))
-            running.callback(servers[-1].kill)
+    with servers_of(request.param, tmp_path) as servers:
         yield servers
 
 

@@ -3,15 +3,13 @@
 import asyncio
 import os
 import sys
-from functools import partial
 from pathlib import Path
 
 from batchflow import Batchflow, BatchWorkflow, FailureBudget, FlowControl, NoParams, Page
 from batchflow.batch.bound import Workflow
-from batchflow.engine import engine, worker
+from tests.scenarios.working import shorten_leases, working
 from tests.waiting import wait_until
 
-LEASE_MS = 2_000
 COUNT = 24
 
 
@@ -47,11 +45,9 @@ def make(url: str, folder: Path) -> tuple[Batchflow, "Workflow[NoParams, str]"]:
 
 async def main(url: str, folder: str) -> None:
     """Work until killed."""
-    # Others have the claims of a dead worker soon.
-    engine.LEASE_MS = LEASE_MS
-    worker.Heartbeat = partial(worker.Heartbeat, lease_ms=LEASE_MS)  # pyright: ignore[reportAttributeAccessIssue]
+    shorten_leases()
     flow, _ = make(url, Path(folder))
-    async with flow:
+    async with working(flow):
         await asyncio.Event().wait()
 
 

@@ -3,11 +3,13 @@
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pytest
 
 from tests.qstash.stage import APP_URL, WireStage
+from tests.scenarios.places import Place, placed
 from tests.scenarios.qstash_scene import QStashScene
 from tests.scenarios.scenario_app import Scene
 from tests.stores.kinds import Kind
@@ -69,6 +71,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def scenario_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with served(tmp_path_factory.mktemp("redis")) as started:
         yield started
+
+
+@pytest.fixture(params=["sqlite", "redis", "qstash-sqlite", "qstash-redis"])
+def place(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """Where the processes of a scenario run that kills some of them; the test itself is in its environment."""
+    with placed(request.param, tmp_path) as place:
+        for name, value in place.environment.items():
+            monkeypatch.setenv(name, value)
+        yield place
 
 
 @pytest.fixture

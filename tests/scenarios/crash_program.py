@@ -1,6 +1,6 @@
 """A program that is killed over and over: it runs one batch and writes a line for whatever it executes.
 
-`python -m tests.scenarios.crash_program DATABASE LOG ITEMS HOOK`: starts the batch, or goes on with it, and ends with
+`python -m tests.scenarios.crash_program URL LOG ITEMS HOOK`: starts the batch, or goes on with it, and ends with
 it. HOOK is `execute`, or `execute_many` for calls of many items.
 """
 
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from batchflow import Batchflow, BatchSummary, BatchWorkflow, NoParams, Page
+from batchflow import Batchflow, BatchSummary, BatchWorkflow, FlowControl, NoParams, Page
+from tests.scenarios.working import shorten_leases, working
 
 CONCURRENCY = 32
 DEDUP = "the-one-batch"
@@ -29,7 +30,8 @@ class Logged(BatchWorkflow[NoParams, Item, str], abstract=True):
 
     name = "crashing"
     page_size, chunk_size = 40, 16
-    entry_flow = paginate_flow = execute_flow = None
+    entry_flow = paginate_flow = None
+    execute_flow = FlowControl(parallelism=CONCURRENCY)
 
     def __init__(self, log: str, items: int) -> None:
         # One write per line with O_APPEND: a kill never leaves half a line.
@@ -77,10 +79,11 @@ class CrashingGroups(Logged):
         return [f"done {item.id}" for item in items]
 
 
-async def main(database: str, log: str, items: int, hook: str) -> None:
-    flow = Batchflow(f"sqlite:///{database}", concurrency=CONCURRENCY)
+async def main(url: str, log: str, items: int, hook: str) -> None:
+    shorten_leases()
+    flow = Batchflow(url, concurrency=CONCURRENCY)
     crashing = flow.add({"execute": Crashing, "execute_many": CrashingGroups}[hook](log, items))
-    async with flow:
+    async with working(flow):
         batch = await crashing.trigger(dedup_id=DEDUP)
         await batch.wait()
 

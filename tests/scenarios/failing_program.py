@@ -1,7 +1,8 @@
 """A program whose runs fail for good, and that is killed between a death and the call of its failure function.
 
-`python -m tests.scenarios.failing_program STORE LOG FAILURE_URL MODE WHAT`: MODE is `before`, and it kills itself once
-a death is stored; `during`, in the call; `rest`, and it makes the calls that are left, and ends with them. WHAT is what
+`python -m tests.scenarios.failing_program URL LOG FAILURE_URL MODE WHAT`: MODE is `before`, and it kills itself once
+a death is stored, or told to QStash; `during`, in the call; `rest`, and it makes the calls that are left, and ends with
+them. WHAT is what
 fails: a `function` with a failure function, one with a failure `url`, or one of `items`. With `end` it is the
 end of a batch after which it is killed, and the URL is told of that.
 """
@@ -10,18 +11,30 @@ import asyncio
 import os
 import signal
 import sys
-from functools import partial
 from pathlib import Path
 
-from batchflow import Batchflow, BatchWorkflow, ItemFailure, NonRetryable, NoParams, Page, RunFailure, WorkflowContext
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from batchflow import (
+    Batchflow,
+    BatchWorkflow,
+    ItemFailure,
+    NonRetryable,
+    NoParams,
+    Page,
+    RetryPolicy,
+    RunFailure,
+    WorkflowContext,
+)
+from batchflow.core.dead_letters import DeadLetterQuery
 from batchflow.core.message import Claim
 from batchflow.core.ports import Observer
 from batchflow.core.settlement import Settlement
-from batchflow.engine import engine, worker
 from batchflow.serve.functions import ServedFunction
+from tests.scenarios.working import LISTENER, shorten_leases, working
 from tests.waiting import wait_until
 
-LEASE_MS = 2_000
+SOON = RetryPolicy(retries=3, delay="1000")
 
 
 def die() -> None:
@@ -33,9 +46,29 @@ class DeathWatch(Observer):
     """Kills the process with the first death."""
 
     def settled(self, claim: Claim, settlement: Settlement) -> None:
-        """Called once the death is stored."""
-        if settlement.ending == "dead":
+        """Called once the death is stored; that of a run on QStash is not yet."""
+        if settlement.ending == "dead" and (claim.batch is not None or LISTENER not in os.environ):
             die()
+
+
+class LastWords:
+    """Kills the process once it has told QStash that a run has failed for good."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            await send(message)
+            status = message.get("status", status)
+            if status == 489 and message["type"] == "http.response.body":
+                die()
+
+        await self._app(scope, receive, sending)
 
 
 class EndWatch(Observer):
@@ -74,9 +107,9 @@ def note(log: str, mode: str, failure: RunFailure) -> None:
         file.write(f"{failure.run_id} {failure.response}\n")
 
 
-def app(store: str, log: str, failure_url: str, mode: str) -> tuple[Batchflow, list[ServedFunction[str, None]], Items]:
+def app(url: str, log: str, failure_url: str, mode: str) -> tuple[Batchflow, list[ServedFunction[str, None]], Items]:
     """The app: a function with a failure function, one with a failure URL, and a batch."""
-    flow = Batchflow(store)
+    flow = Batchflow(url)
 
     async def closed(ctx: WorkflowContext[str]) -> None:
         raise NonRetryable("closed")
@@ -89,8 +122,8 @@ def app(store: str, log: str, failure_url: str, mode: str) -> tuple[Batchflow, l
         return failure.payload
 
     served = [
-        flow.serve("/function", failure_function=failed)(closed),
-        flow.serve("/url", failure_url=failure_url)(told),
+        flow.serve("/function", retry=SOON, failure_function=failed)(closed),
+        flow.serve("/url", retry=SOON, failure_url=failure_url)(told),
     ]
     return flow, served, Items(log, mode)
 
@@ -99,22 +132,20 @@ async def make_calls(flow: Batchflow) -> None:
     """Return once no failure function is still to be called."""
 
     async def is_done() -> bool:
-        calls = [it.failure for it in await flow.engine.store.dead_letters()]
-        return all(call is None or call.state != "in_progress" for call in calls)
+        letters, _ = await flow.engine.dead_letter_store.page(DeadLetterQuery(), 100, None)
+        return all(it.failure is None or it.failure.state != "in_progress" for it in letters)
 
-    await wait_until(is_done, description="the failure functions to be called", timeout=50)
+    await wait_until(is_done, description="the failure functions are called", timeout=300)
 
 
-async def main(store: str, log: str, failure_url: str, mode: str, what: str) -> None:
+async def main(url: str, log: str, failure_url: str, mode: str, what: str) -> None:
     """Start one run or batch and die, or make the calls that are left."""
-    # Another process has the claims of a dead one when its lease is over.
-    engine.LEASE_MS = LEASE_MS
-    worker.Heartbeat = partial(worker.Heartbeat, lease_ms=LEASE_MS)  # pyright: ignore[reportAttributeAccessIssue]
-    flow, (function, url), items = app(store, log, failure_url, mode)
+    shorten_leases()
+    flow, (function, told), items = app(url, log, failure_url, mode)
     batch = flow.add(items)
     if mode == "before":
         flow.engine.observers.add(EndWatch() if what == "end" else DeathWatch())
-    async with flow:
+    async with working(flow, LastWords if mode == "before" else lambda app: app):
         match mode, what:
             case "rest", _:
                 return await make_calls(flow)
@@ -125,7 +156,7 @@ async def main(store: str, log: str, failure_url: str, mode: str, what: str) -> 
             case _, "function":
                 await function.trigger("p")
             case _:
-                await url.trigger("p")
+                await told.trigger("p")
         await asyncio.Event().wait()
 
 

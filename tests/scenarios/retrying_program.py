@@ -1,6 +1,6 @@
 """A program whose batch fails, and whose retry is cut off.
 
-`python -m tests.scenarios.retrying_program STORE LOG MODE`: MODE is `fail`, and all items of the batch fail; `cut`,
+`python -m tests.scenarios.retrying_program URL LOG MODE`: MODE is `fail`, and all items of the batch fail; `cut`,
 and it kills itself once it has published a part of the retry of all its items by their ids; `work`, and it asks for the
 same retry, works, and kills itself after some items; `rest`, and it asks and works until the retry has ended.
 """
@@ -10,17 +10,18 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from batchflow import Batchflow, BatchWorkflow, NonRetryable, NoParams, Page
+from batchflow import Batchflow, BatchWorkflow, FlowControl, NonRetryable, NoParams, Page
+from batchflow.batch import messages as batch_messages
 from batchflow.core.message import Message
-from batchflow.engine import engine, worker
+from tests.scenarios.working import shorten_leases, working
 
-LEASE_MS = 2_000
 BATCH = "bat_first"
-ITEMS = [f"i{number:03d}" for number in range(450)]
-KILLED_AFTER = 100
+ITEMS = [f"i{number:02d}" for number in range(45)]
+PORTION = 20
+PARALLELISM = 8
+KILLED_AFTER = 10
 
 
 def die() -> None:
@@ -33,8 +34,9 @@ class Invites(BatchWorkflow[NoParams, str, str]):
 
     name = "invites"
     entity = "account"
-    page_size, chunk_size = 150, 1
-    entry_flow = paginate_flow = execute_flow = None
+    page_size, chunk_size = 15, 1
+    entry_flow = paginate_flow = None
+    execute_flow = FlowControl(parallelism=PARALLELISM)
 
     def __init__(self, log: Path, mode: str) -> None:
         self.log, self.mode = log, mode
@@ -56,28 +58,29 @@ class Invites(BatchWorkflow[NoParams, str, str]):
         return account_id
 
 
-async def main(store: str, log: str, mode: str) -> None:
+async def main(url: str, log: str, mode: str) -> None:
     """Run the program in one of its modes."""
-    # Another process has the claims of a dead one when its lease is over.
-    engine.LEASE_MS = LEASE_MS
-    worker.Heartbeat = partial(worker.Heartbeat, lease_ms=LEASE_MS)  # pyright: ignore[reportAttributeAccessIssue]
-    flow = Batchflow(store, worker=mode != "cut", concurrency=8)
+    shorten_leases()
+    batch_messages.PUBLISH_BATCH_SIZE = PORTION
+    flow = Batchflow(url)
     invites = flow.add(Invites(Path(log), mode))
-    async with flow:
+    if mode == "cut":
+        await flow.start(worker=False)
+        publish = flow.engine.publish
+
+        async def publish_once(messages: Sequence[Message]) -> Sequence[bool]:
+            await publish(messages)
+            die()
+            return ()
+
+        flow.engine.publish = publish_once
+        await invites.batch(BATCH).retry(ids=ITEMS)
+    async with working(flow):
         if mode == "fail":
-            await (await invites.trigger(batch_id=BATCH)).wait(60)
-            return
-        if mode == "cut":
-            publish = flow.engine.publish
-
-            async def publish_once(messages: Sequence[Message]) -> Sequence[bool]:
-                await publish(messages)
-                die()
-                return ()
-
-            flow.engine.publish = publish_once
-        retry = await invites.batch(BATCH).retry(ids=ITEMS)
-        await retry.wait(60)
+            batch = await invites.trigger(batch_id=BATCH)
+        else:
+            batch = await invites.batch(BATCH).retry(ids=ITEMS)
+        await batch.wait(60)
 
 
 if __name__ == "__main__":

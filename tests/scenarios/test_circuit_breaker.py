@@ -2,55 +2,24 @@
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 from batchflow.core.breaker import CLOSED
 from tests.scenarios.breaker_program import COUNT, make
-from tests.stores.redis_server import served
+from tests.scenarios.places import Place
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
 KEY = "check.execute"
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A store that several processes use."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'a.db'}"
-        return
-    with served(tmp_path) as server:
-        yield server.url
-
-
-@contextmanager
-def workers(url: str, folder: Path) -> Generator[None]:
-    """Two processes that work until the end of the test."""
-    command = [sys.executable, "-m", "tests.scenarios.breaker_program", url, str(folder)]
-    with (folder / "output").open("ab") as output:
-        started = [subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output) for _ in range(2)]
-    try:
-        yield
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-
-
-async def test_trial_that_dies_with_its_worker_is_made_again_by_another(url: str, tmp_path: Path) -> None:
+async def test_trial_that_dies_with_its_worker_is_made_again_by_another(place: Place, tmp_path: Path) -> None:
     """Nothing else starts meanwhile; the breaker opens once and closes once, whoever does it, and no item fails."""
     (tmp_path / "down").touch()
-    flow, check = make(url, tmp_path)
-    calls, output = tmp_path / "calls", tmp_path / "output"
+    flow, check = make(place.url, tmp_path)
+    calls = tmp_path / "calls"
 
     def said(change: str) -> int:
-        return output.read_bytes().count(b"Circuit breaker " + change.encode())
+        return place.output.read_bytes().count(b"Circuit breaker " + change.encode())
 
     async def opened() -> bool:
         return any(it.breaker.open_for for it in await flow.engine.store.flows([KEY]))
@@ -60,7 +29,7 @@ async def test_trial_that_dies_with_its_worker_is_made_again_by_another(url: str
         return status.breaker.trial is not None and status.in_use == 1
 
     await flow.start(worker=False)
-    with workers(url, tmp_path):
+    with place.started(2, "breaker_program", tmp_path):
         batch = await check.trigger()
         await wait_until(opened, description="the breaker is open", timeout=30)
         (tmp_path / "hangs").touch()

@@ -3,8 +3,8 @@
 import re
 import subprocess
 import sys
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from qstash import QStash
@@ -88,6 +88,17 @@ def empty_store(kind: str, folder: Path) -> Generator[str]:
     else:
         with redis_server.served(folder) as redis:
             yield redis.url
+
+
+@contextmanager
+def servers_of(kind: str, folder: Path) -> Generator[Sequence[ServerProcess]]:
+    """The servers of one empty store, as many as use it in earnest."""
+    with empty_store(kind, folder) as url, ExitStack() as running:
+        servers: list[ServerProcess] = []
+        for number in range(1 if kind == "sqlite" else 2):
+            servers.append(ServerProcess(url, folder, f"server-{number}"))
+            running.callback(servers[-1].kill)
+        yield servers
 
 
 @contextmanager

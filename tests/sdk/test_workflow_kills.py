@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ import pytest
 from qstash import QStash
 
 from tests.sdk.javascript import FOLDER
-from tests.sdk.server import ServerProcess, client_of, empty_store
+from tests.sdk.server import ServerProcess, client_of, servers_of
 from tests.sdk.test_kills import PATIENT, delivered
 from tests.sdk.workflows import Context, WorkflowServer, executed
 from tests.waiting import wait_until_sync
@@ -47,13 +46,9 @@ class Outage(NamedTuple):
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def servers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[ServerProcess]]:
+def servers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sequence[ServerProcess]]:
     """The servers of one store."""
-    with empty_store(request.param, tmp_path) as url, ExitStack() as running:
-        servers: list[ServerProcess] = []
-        for number in range(1 if request.param == "sqlite" else 2):
-            servers.append(ServerProcess(url, tmp_path, f"server-{number}"))
-            running.callback(servers[-1].kill)
+    with servers_of(request.param, tmp_path) as servers:
         yield servers
 
 
