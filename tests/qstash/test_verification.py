@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 
 from batchflow import WorkflowContext
@@ -112,6 +113,8 @@ async def test_a_true_request_that_is_sent_again_executes_no_recorded_step(monke
         headers = {name.lower(): value for name, value in request.headers}
         assert await post(stage, headers, request.body, "/steps") == 200
         assert await post(stage, {**headers, "upstash-workflow-runid": "wfr_other"}, request.body, "/steps") == 200
+        written_otherwise = {**headers, SIGNATURE.lower(): headers[SIGNATURE.lower()] + "="}
+        assert await post(stage, written_otherwise, request.body, "/steps") == 200
         assert await post(stage, headers, request.body + b" ", "/steps") == 401
         assert await post(stage, headers, request.body, "/other") == 401
         await stage.drive(ms=10 * MINUTE)
@@ -180,6 +183,16 @@ REFUSED: Mapping[str, Callable[[WireStage], dict[str, str]]] = {
     "another body": lambda stage: signed(stage, body=b"[]"),
     "replayed after its time": lambda stage: signed(stage, ago=16 * MINUTE),
 }
+
+
+@pytest.mark.parametrize("missing", ["exp", "nbf", "sub", "iss", "body"])
+async def test_a_signature_that_leaves_out_a_claim_starts_nothing(
+    stage: WireStage, calls: list[int], missing: str
+) -> None:
+    claims = jwt.decode(signed(stage)[SIGNATURE], options={"verify_signature": False})
+    del claims[missing]
+    assert await post(stage, {SIGNATURE: jwt.encode(claims, stage.keys["current"], algorithm="HS256")}) == 401
+    assert not calls
 
 
 @pytest.mark.parametrize("how", REFUSED)
