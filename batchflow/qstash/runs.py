@@ -13,7 +13,7 @@ from batchflow.core.message import Message
 from batchflow.core.run import Run, RunState, Step, StepState, Waiter
 from batchflow.qstash.shown import Shown
 from batchflow.serve.endpoint import Endpoint
-from batchflow.wire.steps import kind_of
+from batchflow.wire.steps import as_json, kind_of, shown_outcome
 from batchflow.wire.submissions import own_id
 
 RouteOf: TypeAlias = Callable[[str], str]
@@ -54,6 +54,7 @@ class ShownStep(Shown):
     out: Any = None
     state: str = ""
     created_at: int = 0
+    wait_timeout: bool = False
     errors: tuple[ShownError, ...] = ()
 
 
@@ -101,8 +102,8 @@ class ShownRun(Shown):
             created_at=self.workflow_run_created_at,
             started_at=self.workflow_run_created_at,
             ended_at=self.workflow_run_completed_at,
-            payload=next((_text(it.out) for it in self._steps() if it.step_type == "Initial"), None) or "null",
-            result=self.workflow_run_response,
+            payload=_json(next((_text(it.out) for it in self._steps() if it.step_type == "Initial"), None) or ""),
+            result=None if (result := self.workflow_run_response) is None else _json(result),
             error=_error(errors[-1].body) or errors[-1].error if errors else None,
             failures=len(errors),
             label=self.label,
@@ -122,15 +123,17 @@ class ShownRun(Shown):
                 continue
             state = _STEP_STATES.get(shown.state, "pending")
             position += state != "pending"
-            yield Step(
+            step = Step(
                 number=shown.step_id or shown.target_step,
                 name=shown.step_name,
                 kind=kind_of(shown.step_type),
                 state=state,
                 position=position if state != "pending" else 0,
-                value=_text(shown.out),
                 at=shown.created_at,
             )
+            if state == "done":
+                step = shown_outcome(step, shown.step_type, shown.out, timed_out=shown.wait_timeout)
+            yield step
 
 
 class RunsPage(Shown):
@@ -259,6 +262,10 @@ class ShownFailureCallback(Shown):
 
 def _decoded(content: str) -> str:
     return b64decode(content).decode(errors="replace")
+
+
+def _json(text: str) -> str:
+    return as_json(text.encode())
 
 
 def _text(out: Any) -> str | None:

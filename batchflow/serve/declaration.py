@@ -7,13 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError
-from pydantic_core import from_json
 
 from batchflow.core.codec import Codec, type_name
 from batchflow.core.duration import Duration
 from batchflow.core.failure_functions import FAILURE_URL_DESTINATION
 from batchflow.core.flow import LIMIT_OPTIONS, FlowControl
-from batchflow.core.message import Claim
 from batchflow.core.ports import LogNames, RunClient
 from batchflow.core.retry import RETRIES_WORDS, RetryPolicy
 from batchflow.errors import ConfigurationError, InputError
@@ -24,10 +22,11 @@ from batchflow.serve.endpoint import DEFAULT_TIMEOUT_MS, Endpoint
 from batchflow.serve.failure_functions import (
     FailureFunction,
     RunFailure,
+    check_failure_function,
     check_failure_options,
     function_failure_endpoint,
 )
-from batchflow.serve.functions import ServedFunction, parse_payload, payload_error
+from batchflow.serve.functions import ServedFunction, decode_payload, payload_error
 from batchflow.serve.validation import (
     check_flag,
     check_flow,
@@ -93,22 +92,20 @@ def serve_function(
         limit.check(text, where)
         return text
 
-    def read(claim: Claim) -> Payload:
+    def read(body: str) -> Payload:
         try:
-            return payload.decode(claim.body)
+            return decode_payload(payload, body, initial_payload_parser, name)
         except ValidationError as error:
-            # Runs that somebody has started past this app may have any body.
-            if initial_payload_parser is not None and not _is_json(claim.body):
-                return parse_payload(initial_payload_parser, claim.body, name)
             raise InputError(payload_error(route, payload, error)) from error
 
     failures = None
     if failure_function is not None:
+        check_failure_function(failure_function, payload)
         failures = function_failure_endpoint(
             failure_function,
             route=route,
             name=name,
-            payload=payload,
+            read=read,
             client=client,
             timeout_ms=timeout_ms,
             public_url=public_url,
@@ -119,7 +116,7 @@ def serve_function(
         route=route,
         name=name,
         function=handler,
-        payload=read,
+        payload=lambda claim: read(claim.body),
         flow=flow,
         retry=retry,
         timeout_ms=timeout_ms or DEFAULT_TIMEOUT_MS,
@@ -210,14 +207,6 @@ def _payload_codec(function: Callable[..., Any]) -> Codec[Any]:
         found = "has no annotation" if annotation is inspect.Parameter.empty else f"is a {type_name(annotation)}"
         raise ConfigurationError(f"the parameter '{required[0].name}' of '{name}' {found}; {wanted}")
     return Codec.of(get_args(annotation)[0])
-
-
-def _is_json(text: str) -> bool:
-    try:
-        from_json(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _annotation(function: Callable[..., Any], parameter: str, name: str) -> Any:

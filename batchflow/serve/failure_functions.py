@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, get_args, get_origin
 
-from pydantic import ValidationError
 from pydantic_core import from_json
 from typing_extensions import TypeVar
 
@@ -17,8 +16,7 @@ from batchflow.core.failure_functions import FailureResponse, failure_destinatio
 from batchflow.core.message import Claim, failure_flow
 from batchflow.core.ports import LogNames, RunClient
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.secrets import describe_misfit
-from batchflow.errors import ConfigurationError, InputError
+from batchflow.errors import ConfigurationError
 from batchflow.serve.app_url import NO_PUBLIC_URL, PublicUrl, check_url, user_headers
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import LayerContext
@@ -92,7 +90,7 @@ def function_failure_endpoint(
     *,
     route: str,
     name: str,
-    payload: Codec[Any],
+    read: Callable[[str], Any],
     client: RunClient,
     timeout_ms: int | None,
     public_url: PublicUrl,
@@ -100,10 +98,8 @@ def function_failure_endpoint(
 ) -> Endpoint:
     """Return the endpoint of a failure function, which nobody but the store publishes to.
 
-    Raises:
-        ConfigurationError: the function cannot be called with a failure.
+    `read` makes the payload of a run of its body, or raises `InputError`.
     """
-    check_failure_function(function, payload)
 
     async def find(id: str) -> DeadLetter | None:
         return await client.run_store.dead_letter(id)
@@ -112,7 +108,7 @@ def function_failure_endpoint(
         headers = letter.message.headers
 
         def read_payload() -> Any:
-            return _decode_payload(payload, letter)
+            return read(letter.message.body)
 
         return RunFailure(**about_failure(letter, ctx.url_of(route, headers), headers, read_payload))
 
@@ -202,15 +198,6 @@ def _keep_secrets(letter: DeadLetter) -> None:
         (message.body, *(step.value for step in letter.journal if step.value is not None)),
         [value for name, value in message.headers.items() if is_credential(name)],
     )
-
-
-def _decode_payload(codec: Codec[Any], letter: DeadLetter) -> Any:
-    try:
-        return codec.decode(letter.message.body)
-    except ValidationError as error:
-        raise InputError(
-            f"the payload of run '{letter.id}' is not a valid {type_name(codec.annotation)}: {describe_misfit(error)}"
-        ) from error
 
 
 def check_failure_options(function: object, url: object) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Generic, Literal, Never, TypeVar, Unpack, cast
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from batchflow.core.codec import Codec, type_name
 from batchflow.core.duration import Duration
@@ -327,6 +327,38 @@ def parse_payload(parser: Callable[[str], Payload], text: str, function: str) ->
     except Exception as error:
         name = getattr(parser, "__name__", "initial_payload_parser")
         raise InputError(f"the parser '{name}' of '{function}' cannot read this: {describe_error(error)}") from error
+
+
+def decode_payload(
+    payload: Codec[Payload], body: str, parser: Callable[[str], Payload] | None, function: str
+) -> Payload:
+    """Return the payload that the body of a run has.
+
+    A run that somebody has started past this app may have any body. The parser of the function reads one that is not
+    JSON; without a parser it is a text.
+
+    Raises:
+        ValidationError: the body does not fit.
+        InputError: the parser raises.
+    """
+    try:
+        return payload.decode(body)
+    except ValidationError:
+        if _is_json(body):
+            raise
+        if parser is not None:
+            return parse_payload(parser, body, function)
+        with contextlib.suppress(ValidationError):
+            return payload.decode(to_json(body).decode())
+        raise
+
+
+def _is_json(text: str) -> bool:
+    try:
+        from_json(text)
+    except ValueError:
+        return False
+    return True
 
 
 def payload_error(route: str, payload: Codec[Any], error: ValidationError) -> str:

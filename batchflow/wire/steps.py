@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 
 from batchflow.core.call import Body, CallResult, call_result_codec
 from batchflow.core.run import Journal, Step, StepKind
-from batchflow.errors import InputError
+from batchflow.errors import BatchflowError, InputError
 
 _KINDS: Mapping[str, StepKind] = MappingProxyType(
     {
@@ -268,11 +268,25 @@ def _outcome(record: Mapping[str, Any], number: int, at: int) -> Step:
         case "wait":
             content = b64decode(_text(record, ""))
             hook = record.get("stepType") == "WaitForWebhook"
-            return step._replace(value=_webhook_value(content) if hook else _event_value(content))
+            return step._replace(value=_webhook_value(content) if hook else as_json(content))
         case "invoke":
             return _invoked(step, _text(record, "{}"))
         case "sleep":
             return step
+
+
+def shown_outcome(step: Step, type: str, out: object, *, timed_out: bool) -> Step:
+    """A step of the log of a run with its outcome: `out`, of which each type of step has its own form.
+
+    What does not have that form is shown as it is.
+    """
+    record = {"stepType": type, "stepName": step.name, "out": out, "waitTimeout": timed_out}
+    try:
+        read = _outcome(record, step.number, step.at)
+        state, value, error = read.state, read.value, read.error
+    except (ValueError, KeyError, TypeError, AttributeError, BatchflowError):
+        state, value, error = step.state, _text(record), None
+    return step._replace(state=state, value=None if value is None else as_json(value.encode()), error=error)
 
 
 def _text(record: Mapping[str, Any], default: str = "null") -> str:
@@ -299,8 +313,8 @@ def _invoked(step: Step, out: str) -> Step:
     return step._replace(value=str(ended.get("body") or "null"))
 
 
-def _event_value(content: bytes) -> str:
-    """The data of an event as JSON text: as it came, or as a JSON string if it is not JSON."""
+def as_json(content: bytes) -> str:
+    """The JSON text of what somebody has sent: as it came, or a JSON string if it is not JSON; null if it is empty."""
     if not content:
         return "null"
     try:
