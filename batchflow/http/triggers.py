@@ -41,6 +41,7 @@ from batchflow.wire.qstash import (
     RETRY_DELAY,
     RUN_ID,
     UpstashHeaders,
+    header_text,
 )
 
 _BATCH_STARTED: dict[str, Any] = {"model": StartBatchResponse, "description": "the batch is stored"}
@@ -272,7 +273,8 @@ class FunctionEndpoint:
         if self._deliveries is not None and self._deliveries.is_delivery(request.headers):
             body = await read_body(request, MAX_DELIVERY)
             url = str(request.url.replace(query="", fragment=""))
-            answer = await self._deliveries.answer(route, url, request.headers, body.content)
+            headers = {name.decode("latin-1"): header_text(content) for name, content in request.headers.raw}
+            answer = await self._deliveries.answer(route, url, headers, body.content)
             return Response(answer.body, answer.status, dict(answer.headers))
         if self._check_start is not None:
             await self._check_start(request)

@@ -102,11 +102,12 @@ class QStashRest:
     ) -> tuple[int, str]:
         import httpx
 
+        sent = {**(headers or {}), "authorization": f"Bearer {self._token}"}
         try:
             response = await self._open().request(
                 method,
                 self.url + path,
-                headers={**(headers or {}), "authorization": f"Bearer {self._token}"},
+                headers=[(name.encode(), value.encode()) for name, value in sent.items()],
                 content=body,
                 params=cast("Any", query),
             )

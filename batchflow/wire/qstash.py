@@ -59,7 +59,7 @@ class UpstashHeaders:
         self._values: dict[str, str] = {}
         self.forwarded: dict[str, str] = {}
         for raw, content in headers:
-            name, value = raw.decode("latin-1").lower(), _decode(content)
+            name, value = raw.decode("latin-1").lower(), header_text(content)
             if name.startswith(_FORWARD):
                 self._forward(name.removeprefix(_FORWARD), value)
             elif (known := _NAMES.get(name)) is not None:
@@ -162,7 +162,7 @@ def _read_number(text: str, option: str, header: str, want: str, *, most: int = 
     return int(text)
 
 
-def _decode(content: bytes) -> str:
+def header_text(content: bytes) -> str:
     """The text of a header: UTF-8, as nearly all clients send it, else Latin-1."""
     try:
         return content.decode()

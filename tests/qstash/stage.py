@@ -37,9 +37,8 @@ class AppClient:
         self.requests.append(request)
         transport = httpx.ASGITransport(self.app)
         async with httpx.AsyncClient(transport=transport) as http:
-            response = await http.request(
-                request.method, request.url, headers=list(request.headers), content=request.body
-            )
+            headers = [(name.encode(), value.encode()) for name, value in request.headers]
+            response = await http.request(request.method, request.url, headers=headers, content=request.body)
         self.answers.append(response.status_code)
         return self.after(
             request, PushResponse(response.status_code, tuple(response.headers.items()), response.content)
