@@ -41,6 +41,7 @@ MAX_INVOCATIONS = 100
 DEFAULT_WAIT = "7d"
 """The time that a run waits for an event without a timeout."""
 
+_CALLBACK_STEP = "upstash-forward-upstash-workflow-stepid"
 _INVOKE_COUNT = "upstash-workflow-invoke-count"
 _IS_FAILURE = "Upstash-Workflow-Is-Failure"
 _FAILURE_CALLBACK = "Upstash-Workflow-Failure-Callback"
@@ -98,7 +99,8 @@ def run_post(request: PublishRequest, run: WireRun, new_id: Callable[[], str]) -
     if asked.call_type == "fromCallback":
         envelope = _configured(envelope, config.without_version())
     part = replace(_part_of(run, asked.features), call_type=asked.call_type)
-    return post_of(replace(envelope, run=part), new_id(), link=JoinRun(run.id, created_at))
+    id = _call_id(run, envelope, new_id) if asked.call_type == "toCallback" else new_id()
+    return post_of(replace(envelope, run=part), id, link=JoinRun(run.id, created_at))
 
 
 def _run_of(request: PublishRequest) -> RunRequest:
@@ -150,6 +152,12 @@ def _step_id(run: WireRun, entry: Body, new_id: Callable[[], str]) -> str:
     """
     step = step_of(entry)
     return _derived_id(run, step["stepId"], step.get("targetStep")) if "stepId" in step else new_id()
+
+
+def _call_id(run: WireRun, envelope: Envelope, new_id: Callable[[], str]) -> str:
+    """The id of the post of a call, which an endpoint sends again as it does a step: the second one calls nobody."""
+    step = None if envelope.callback is None else envelope.callback.headers.get(_CALLBACK_STEP)
+    return new_id() if step is None else _derived_id(run, "call", step)
 
 
 def _derived_id(run: WireRun, *parts: object) -> str:

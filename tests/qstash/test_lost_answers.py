@@ -1,10 +1,12 @@
 """Lost requests and answers change nothing but the number of deliveries: no recorded step is executed again."""
 
 import asyncio
-from collections import Counter
+import json
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from random import Random
 
+import httpx
 import pytest
 
 from batchflow import WorkflowContext
@@ -116,3 +118,51 @@ async def test_a_recorded_step_is_not_executed_again_though_the_answer_of_its_de
         assert await run.wait() == "done"
     assert set(stage.client.answers) == {200}
     assert calls == {"first": 1, "left": 1, "right": 1, "last": 1}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "fakeredis"])
+async def test_a_third_party_is_called_once_though_the_answer_to_the_submission_of_the_call_is_lost(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APP_URL", f"{APP_URL}/")
+    called: list[str] = []
+    lost: list[str] = []
+    repeated = defaultdict[str, asyncio.Event](asyncio.Event)
+
+    async def api(request: PushRequest) -> PushResponse:
+        called.append(request.url)
+        # Until the submission comes again.
+        async with asyncio.timeout(30):
+            await repeated[request.url].wait()
+        return PushResponse(200, (), b"answer")
+
+    class Losing(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            response = await inner.handle_async_request(request)
+            if b"toCallback" in request.content:
+                (item,) = json.loads(request.content)
+                if item["destination"] in lost:
+                    repeated[item["destination"]].set()
+                    return response
+                lost.append(item["destination"])
+                await response.aread()
+                raise httpx.ReadError("the answer is lost")
+            return response
+
+    stage = WireStage(kind)
+    inner, stage.transport = stage.transport, Losing()
+    stage.client.elsewhere = api
+    async with stage:
+
+        @stage.flow.serve("/caller", retries=3, retry_delay="0 * retried")
+        async def caller(ctx: WorkflowContext[None]) -> list[str]:
+            first = await ctx.call("first", "https://api.test/first")
+            async with asyncio.TaskGroup() as group:
+                both = [group.create_task(ctx.call(it, f"https://api.test/{it}")) for it in ("left", "right")]
+            return [first.text, *(it.result().text for it in both)]
+
+        await stage.open()
+        run = await caller.trigger(None)
+        await stage.drive()
+        assert await run.wait() == ["answer"] * 3
+    assert sorted(lost) == sorted(called) == [f"https://api.test/{it}" for it in ("first", "left", "right")]
