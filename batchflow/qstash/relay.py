@@ -18,7 +18,7 @@ from batchflow.engine.worker import LEASE_MS
 from batchflow.errors import InputError, NotFoundError
 from batchflow.qstash.directory import Directory
 from batchflow.qstash.rest import QStashRefused, QStashRest
-from batchflow.wire.submissions import Submission, batch_submission, message_item, schedule_submission
+from batchflow.wire.submissions import FIRST_WAITS, Submission, batch_submission, message_item, schedule_submission
 
 GIVEN_MS = 3_600_000
 """The time after which a message counts as lost in QStash, beside what its rate takes; it is given again."""
@@ -160,13 +160,17 @@ class Relay:
         }
 
     async def _waiting(self, key: str) -> int:
+        found = await self._shown(f"/v2/flowControl/{quote(key, safe='')}")
+        return 0 if found is None else int(found.get("waitListSize") or 0)
+
+    async def _shown(self, path: str) -> dict[str, Any] | None:
+        """The JSON object that QStash has there; None if there is none."""
         try:
-            found: dict[str, Any] = await self._rest.get(f"/v2/flowControl/{quote(key, safe='')}")
+            return await self._rest.get(path)
         except NotFoundError:
-            return 0
+            return None
         except InputError as error:
             raise _refused(self._rest, error) from error
-        return int(found.get("waitListSize") or 0)
 
     def _key_of(self, claim: Claim) -> str:
         endpoint = self._endpoints.get(claim.destination)
@@ -238,7 +242,7 @@ class Relay:
         return self._called_at <= due
 
     async def schedule(self) -> None:
-        """Create the schedule of QStash that calls the app; once, and again in each process.
+        """Create the schedule of QStash that calls the app, unless it is there; each process looks once.
 
         Raises:
             StoreError: QStash cannot do it now.
@@ -247,7 +251,10 @@ class Relay:
             return
         url = self._url()
         cron = f"CRON_TZ={self._cron.timezone} {self._cron.fields}"
-        await self._post(schedule_submission(url, cron, f"batchflow-{name_of(url)}", "{}"))
+        id = f"batchflow-{name_of(url)}"
+        shown = await self._shown(f"/v2/schedules/{id}") or {}
+        if [shown.get(it) for it in ("destination", "cron", "retryDelayExpression")] != [url, cron, FIRST_WAITS]:
+            await self._post(schedule_submission(url, cron, id, "{}"))
         self._scheduled = True
 
 

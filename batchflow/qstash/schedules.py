@@ -1,6 +1,7 @@
 """The schedules of an app on QStash: QStash fires those of functions by requests, the app's store has the others."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 from urllib.parse import quote, unquote
@@ -19,7 +20,7 @@ from batchflow.core.schedule import (
     scheduled_run_id,
 )
 from batchflow.core.store import RunReads, ScheduleStore
-from batchflow.errors import BatchflowError, InputError, NotFoundError
+from batchflow.errors import BatchflowError, ConfigurationError, InputError, NotFoundError
 from batchflow.qstash.directory import Directory
 from batchflow.qstash.rest import QStashRest
 from batchflow.qstash.run_options import check_run_options
@@ -120,8 +121,14 @@ class QStashSchedules:
         if schedule.starts == "batch":
             return await self._stored.put_schedule(schedule, next_at)
         check_schedule(schedule)
+        known = await self._shown(self._directory.rest_of(schedule.destination), schedule.id)
+        made = await self._put(schedule, known) or await self._find(schedule.id)
+        # QStash may take a moment to show it.
+        return made or ScheduleStatus(schedule=schedule, version=0, paused=False, created_at=0, next_at=next_at)
+
+    async def _put(self, schedule: NewSchedule, known: ShownSchedule | None) -> ScheduleStatus | None:
+        """Put a schedule in the place of `known`, which QStash has; the status of that if it is the same."""
         url, rest = self._directory.url_of(schedule.destination), self._directory.rest_of(schedule.destination)
-        known = await self._shown(rest, schedule.id)
         before = None if known is None else self._status(known)
         if known is not None and before is None:
             want = "name another: QStash has a schedule of this id for another URL"
@@ -143,9 +150,7 @@ class QStashSchedules:
         await rest.post(Submission(f"{_PATH}/{url}", headers, schedule.payload.encode()))
         if before is not None and before.paused:
             await self._change(rest, "PATCH", schedule.id, "/pause")
-        made = await self._find(schedule.id)
-        # QStash may take a moment to show it.
-        return made or ScheduleStatus(schedule=schedule, version=0, paused=False, created_at=0, next_at=next_at)
+        return None
 
     async def pause_schedule(self, id: str) -> bool:
         """See the port."""
@@ -188,25 +193,41 @@ class QStashSchedules:
         return sorted([*own, *stored], key=lambda status: status.id)[:limit]
 
     async def _own(self) -> list[ScheduleStatus]:
-        shown = [ShownSchedule.model_validate(it) for rest in self._directory.rests for it in await rest.get(_PATH)]
-        return [status for it in shown if (status := self._status(it)) is not None]
+        return [status for _, it in await self._all() if (status := self._status(it)) is not None]
+
+    async def _all(self) -> list[tuple[QStashRest, ShownSchedule]]:
+        """The schedules of all accounts, each with its account."""
+        rests = self._directory.rests
+        return [(rest, ShownSchedule.model_validate(it)) for rest in rests for it in await rest.get(_PATH)]
 
     async def declare(self) -> None:
-        """Put the schedules of the code into QStash, and remove those that it declares no more.
+        """Put the schedules of the code into QStash, and remove those that it declares no more: each start reads once.
 
         Raises:
             StoreError: QStash cannot do it now.
             InputError: it refuses one.
         """
         targets = [it for it in self._engine.schedule_targets.values() if it.schedule_starts == "run"]
-        declared = [it.declared_schedule for it in targets if it.declared_schedule is not None]
-        for schedule in declared:
-            await self.put_schedule(schedule, None)
-        if targets:
-            kept = {it.id for it in declared}
-            for status in await self._own():
-                if status.schedule.declared and status.id not in kept:
-                    await self.delete_schedule(status.id)
+        if not targets:
+            return
+        declared = {it.declared_schedule.id: it.declared_schedule for it in targets if it.declared_schedule is not None}
+        shown = await self._all()
+        known = {(rest, it.schedule_id): it for rest, it in shown}
+        for schedule in declared.values():
+            rest = self._directory.rest_of(schedule.destination)
+            await self._put(schedule, known.get((rest, schedule.id)))
+        for rest, it in shown:
+            if it.schedule_id not in declared and self._has_declared(it):
+                await self._change(rest, "DELETE", it.schedule_id, "")
+
+    def _has_declared(self, shown: ShownSchedule) -> bool:
+        """True for a schedule that the code of this app has declared once; another app may have the same functions."""
+        status = self._status(shown)
+        if status is None or not status.schedule.declared:
+            return False
+        with suppress(ConfigurationError):
+            return shown.destination == self._directory.url_of(status.schedule.destination)
+        return False
 
     async def _shown(self, rest: QStashRest, id: str) -> ShownSchedule | None:
         try:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from batchflow import Batchflow, Schedule, WorkflowContext
 from batchflow.core.schedule import Cron
@@ -12,6 +13,7 @@ from batchflow.engine.push_client import PushRequest
 from batchflow.engine.push_response import PushResponse
 from batchflow.errors import ConfigurationError, InputError, NotFoundError
 from batchflow.serve.functions import ServedFunction
+from tests.qstash.batch_programs import Greet, nothing
 from tests.qstash.stage import APP_URL, WireStage
 
 HOUR = 3_600_000
@@ -242,3 +244,58 @@ async def test_the_routes_of_schedules_are_those_of_qstash(stage: WireStage) -> 
         assert (await http.get("/schedules/unknown")).status_code == 404
         queued = {"target": "/report", "cron": "0 4 * * *", "payload": "y", "overlap": "queue"}
         assert (await http.post("/schedules", json=queued)).status_code == 422
+
+
+@only_sqlite
+async def test_a_start_removes_no_schedule_of_another_app_with_a_function_of_the_same_name(
+    stage: WireStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Reports().serve(stage.flow, Schedule("0 3 * * *", payload="x"))
+    await stage.open()
+    monkeypatch.setenv("APP_URL", "https://staging.example.com/")
+    staging = stage.again()
+    Reports().serve(staging)
+    async with staging, stage.console() as http:
+        (shown,) = (await http.get("/v2/schedules")).json()
+    assert shown["destination"] == f"{APP_URL}/report"
+
+
+class Noting(httpx.AsyncBaseTransport):
+    """Notes the requests to QStash."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self.inner = inner
+        self.requests: list[tuple[str, str]] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append((request.method, request.url.path.partition("batchflow-")[0]))
+        return await self.inner.handle_async_request(request)
+
+
+async def test_a_cold_start_reads_schedules_once_and_makes_none_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_URL", f"{APP_URL}/")
+    stage = WireStage(batches=True)
+    noting = stage.transport = Noting(stage.transport)
+
+    async def start() -> list[tuple[str, str]]:
+        flow = stage.again()
+        flow.add(Greet(1, nothing))
+        for number in range(3):
+            flow.serve(f"/report{number}", schedule="0 3 * * *")(sleepless)
+        noting.requests.clear()
+        app = FastAPI()
+        app.include_router(flow.router)
+        async with flow.lifespan(app):
+            return [*noting.requests]
+
+    async with stage, stage.console() as http:
+        assert [method for method, _ in await start()].count("POST") == 4
+        ids = [it["scheduleId"] for it in (await http.get("/v2/schedules")).json()]
+        (relay,) = [it for it in ids if it.startswith("batchflow-")]
+        await http.patch(f"/v2/schedules/{relay}/pause")
+        assert await start() == [("GET", "/v2/schedules"), ("GET", "/v2/schedules/")]
+        assert (await http.get(f"/v2/schedules/{relay}")).json()["isPaused"], "the pause of an operator stays"
+
+
+async def sleepless(ctx: WorkflowContext[None]) -> None:
+    """Do nothing."""
