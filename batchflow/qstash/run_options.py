@@ -1,6 +1,7 @@
 """The options of a run that QStash keeps as they are, and the refusal of the rest."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from batchflow.core.duration import format_duration
 from batchflow.core.flow import FlowControl
@@ -38,16 +39,30 @@ def check_run_options(
         )
 
 
-def user_headers(headers: Mapping[str, str]) -> dict[str, str]:
+class DeliveredHeaders(dict[str, str]):
+    """Headers with names in lower case, as HTTP delivers them; they are found however a name is written."""
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name.lower())
+
+    def get(self, name: str, default: Any = None, /) -> Any:
+        """See `dict`."""
+        return super().get(name.lower(), default)
+
+
+def user_headers(headers: Mapping[str, str]) -> DeliveredHeaders:
     """The headers of a delivery that the trigger has set: without those of QStash, of HTTP and of proxies.
 
     The id of the schedule that has started a run is one of them.
     """
-    return {
-        name: value
+    return DeliveredHeaders(
+        (name, value)
         for name, value in headers.items()
         if name == SCHEDULE_ID or (not name.startswith(_OWN) and name not in _NOT_OF_TRIGGERS)
-    }
+    )
 
 
 _OWN = ("upstash-", "x-vercel-", "x-forwarded-", "cf-", "cdn-loop", "render-proxy-ttl")

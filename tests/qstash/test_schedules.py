@@ -33,8 +33,8 @@ class Reports:
         async def report(ctx: WorkflowContext[str]) -> None:
             async def note() -> None:
                 self.payloads.append(ctx.payload)
-                self.scheduled.append(ctx.headers.get("batchflow-scheduled-at", ""))
-                self.schedules.append(ctx.headers.get("upstash-schedule-id", ""))
+                self.scheduled.append(ctx.headers["Batchflow-Scheduled-At"])
+                self.schedules.append(ctx.headers.get("Upstash-Schedule-Id", ""))
 
             await ctx.run("note", note)
             await ctx.sleep("a while", self.sleep)

@@ -5,7 +5,8 @@ import os
 import sys
 from typing import Any
 
-from batchflow import Batchflow, WorkflowContext
+from batchflow import Batchflow, RetryPolicy, WorkflowContext
+from tests.scenarios.working import shorten_leases, working
 
 
 def make(url: str, log: str) -> Batchflow:
@@ -14,7 +15,7 @@ def make(url: str, log: str) -> Batchflow:
     # One write per line with O_APPEND: a kill never leaves half a line.
     lines = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    @flow.serve("/tick")
+    @flow.serve("/tick", retry=RetryPolicy(retries=3, delay="1000"))
     async def tick(ctx: WorkflowContext[Any]) -> str:
         await ctx.run("note", lambda: os.write(lines, f"{ctx.headers['Upstash-Schedule-Id']}\n".encode()))
         return "done"
@@ -24,7 +25,8 @@ def make(url: str, log: str) -> Batchflow:
 
 async def main(url: str, log: str) -> None:
     """Work until killed."""
-    async with make(url, log):
+    shorten_leases()
+    async with working(make(url, log)):
         await asyncio.Event().wait()
 
 
