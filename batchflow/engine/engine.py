@@ -426,12 +426,9 @@ class Engine:
             always_replay=self._options.always_replay,
             retry_record=outage.retry_step,
         )
-        callers = dict(http_callers(self.caller, self.store, self.callbacks))
-        if self.push_client is not None:
-            callers.update(push_handlers(self.push_client, self.store, self._entropy, self.now))
         return Dispatcher(
             self.store,
-            Courier(self._endpoints, callers, runtime, self.log_names),
+            Courier(self._endpoints, self.make_callers(), runtime, self.log_names),
             worker=worker,
             concurrency=self._options.concurrency,
             clock=clock,
@@ -439,6 +436,13 @@ class Engine:
             observers=self.observers,
             outage=outage,
         )
+
+    def make_callers(self) -> dict[str, Handler]:
+        """The handlers of what any worker sends, by destination."""
+        callers = dict(http_callers(self.caller, self.store, self.callbacks))
+        if self.push_client is not None:
+            callers.update(push_handlers(self.push_client, self.store, self._entropy, self.now))
+        return callers
 
     def make_runtime(self, clock: Clock) -> Runtime:
         """The parts of this engine that deliveries use, without those of a worker. The engine is open."""

@@ -8,12 +8,15 @@ from batchflow.core.dead_letters import DeadLetter
 from batchflow.core.message import Message
 from batchflow.core.ports import Runtime
 from batchflow.core.run import Step
+from batchflow.core.settlement import OpenBatch
 from batchflow.errors import NotFoundError
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.engine import QStashEngine
+from batchflow.qstash.invoked_batches import invoked_message
 from batchflow.qstash.rest import QStashRefused
 from batchflow.wire.envelope import HeaderPairs
-from batchflow.wire.submissions import Address, Submission
+from batchflow.wire.steps import batch_event
+from batchflow.wire.submissions import Address, Submission, wait_submission
 
 
 class AccountEngine:
@@ -59,6 +62,23 @@ class AccountEngine:
                 f"trigger it in a step"
             )
         return self._engine.run_commands.child_submission(address, step, concurrent, child)
+
+    async def invoke_batch(self, address: Address, step: Step, concurrent: int, opens: OpenBatch) -> bool:
+        """See the port."""
+        if not self._engine.has_store:
+            raise QStashRefused(
+                f"step '{step.name}' invokes a batch, which needs a store for its state; write "
+                f"BATCHFLOW_STORE=redis://HOST:PORT into the environment, or QStash(store=…)"
+            )
+        message = invoked_message(address, self._engine.directory.route_of(address.url), step.number, opens)
+        now = self.runtime.clock.now()
+        # First, so that no batch is opened for a run that has ended.
+        if not await self.submit(
+            address.run, wait_submission(address, step, concurrent, batch_event(message.id), now=now)
+        ):
+            return False
+        await self._engine.open_invoked(message)
+        return True
 
     async def cancel_run(self, id: str) -> bool:
         """See the port."""

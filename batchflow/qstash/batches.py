@@ -82,8 +82,9 @@ class QStashBatches:
             self._served = served
 
     async def _try_to_give(self) -> None:
+        # What is due is given though QStash may not have learnt to call the app regularly.
+        await self.schedule()
         try:
-            await self._relay.schedule()
             await self._relay.run()
         except (StoreError, ConfigurationError) as error:
             logger().warning(

@@ -10,7 +10,7 @@ from batchflow.core.dead_letters import DeadLetter
 from batchflow.core.flow import FlowControl
 from batchflow.core.ids import is_of_batch
 from batchflow.core.message import Message
-from batchflow.core.ports import Runtime
+from batchflow.core.ports import Handler, Runtime
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.schedule import Cron, NewSchedule
 from batchflow.core.store import RunReads
@@ -24,6 +24,7 @@ from batchflow.qstash.account_reads import RunsOfAccounts
 from batchflow.qstash.batches import QStashBatches
 from batchflow.qstash.directory import Directory
 from batchflow.qstash.flow_keys import BatchFlowKeys, QStashFlowKeys
+from batchflow.qstash.invoked_batches import INVOKED, INVOKED_LOG_NAMES, InvokedBatches
 from batchflow.qstash.letters import QStashDeadLetters
 from batchflow.qstash.reads import QStashRuns
 from batchflow.qstash.relay import Relay
@@ -60,6 +61,7 @@ class QStashEngine(Engine):
     """Executes batches while the engine is open, if there is a store."""
     run_commands: QStashRunCommands
     """Start, notify and cancel runs."""
+    _invoked: InvokedBatches
     _has_declared: bool = False
 
     def connect(self, directory: Directory) -> None:
@@ -67,6 +69,8 @@ class QStashEngine(Engine):
         self.directory = directory
         self.told = {}
         self.run_commands = QStashRunCommands(directory)
+        self._invoked = InvokedBatches(directory, lambda: self.run_store)
+        self.log_names[INVOKED] = INVOKED_LOG_NAMES
 
     # The client of served functions
 
@@ -142,6 +146,10 @@ class QStashEngine(Engine):
         if self.batches is not None:
             await self.batches.give_due()
 
+    def make_callers(self) -> dict[str, Handler]:
+        """See the engine; the batches that runs in QStash invoke belong to it too."""
+        return {**super().make_callers(), INVOKED: self._invoked}
+
     def _make_batches(self) -> QStashBatches:
         name, lease = self._worker_name(), WorkerLease(LEASE_MS)
         worker = RequestWorker(
@@ -197,7 +205,11 @@ class QStashEngine(Engine):
         self, *, destination: str | None = None, label: str | None = None, ids: Sequence[str] = ()
     ) -> int:
         """See the port."""
-        return await self.run_commands.cancel(destination, label, ids)
+        found = await self.run_commands.cancel(destination, label, ids)
+        if self.has_store:
+            await self._invoked.cancel(self.store, ids, all_were=found > 0 and found == len(ids))
+            await self.give_due()
+        return found
 
     async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
         """See the port. A run is looked at again and again, with growing pauses."""
@@ -283,3 +295,8 @@ class QStashEngine(Engine):
     def runtime(self) -> Runtime:
         """The parts of the app that deliveries use."""
         return self.make_runtime(self._clock)
+
+    async def open_invoked(self, message: Message) -> None:
+        """Store the message that opens the batch of a run (`invoked_message`). Safe to repeat."""
+        await super().publish([message])
+        await self.give_due()

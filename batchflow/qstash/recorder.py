@@ -9,7 +9,7 @@ from batchflow.core.message import Message
 from batchflow.core.ports import Clock, Entropy, Plan, RecordResult
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
-from batchflow.core.settlement import AcceptWebhook, Effect, Listen, Notify, Publish
+from batchflow.core.settlement import AcceptWebhook, Effect, Listen, Notify, OpenBatch, Publish
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.qstash.rest import QStashRefused
 from batchflow.qstash.run_options import check_run_options
@@ -43,6 +43,14 @@ class Submitter(Protocol):
 
     def child_submission(self, address: Address, step: Step, concurrent: int, child: Message) -> Submission:
         """The request that starts a child, whose end is the outcome of a step."""
+        ...
+
+    async def invoke_batch(self, address: Address, step: Step, concurrent: int, opens: OpenBatch) -> bool:
+        """Open a batch, whose end is the outcome of a step. Safe to repeat; False if the run has ended.
+
+        Raises:
+            StoreError: as for `submit`, or there is no store for batches.
+        """
         ...
 
 
@@ -139,12 +147,13 @@ class WireRecorder:
                 return await self._submitted(
                     self._qstash.child_submission(self._address, step, self._concurrent, message)
                 )
+            case (OpenBatch() as opens,):
+                goes_on = await self._qstash.invoke_batch(self._address, step, self._concurrent, opens)
+                return "recorded" if goes_on else "cancelled"
             case ():
                 return await self._submitted(sleep_submission(self._address, step))
             case _:
-                raise QStashRefused(
-                    f"step '{step.name}' invokes a batch, which a run in QStash cannot; trigger it in a step"
-                )
+                raise AssertionError(f"an endpoint of QStash cannot carry out {effects}")
 
     async def record(self, step: Step, effects: tuple[Effect, ...]) -> RecordResult:
         """Submit the outcome of an executed step; an event is sent before."""

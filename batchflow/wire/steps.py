@@ -34,6 +34,9 @@ _TYPES: Mapping[StepKind, str] = MappingProxyType(
 _NO_ANSWER = frozenset({503, 504})
 """The statuses of a call's callback that may stand for a server that did not answer, if there are no headers."""
 
+_BATCH_EVENT = "batchflow:batch:"
+_NO_REASON = "it failed; its log has the reason"
+
 
 class DeliveredRun(NamedTuple):
     """The part of a run that one delivery carries.
@@ -148,6 +151,18 @@ def waiting_record(step: Step, concurrent: int, *, type: str | None = None) -> d
     return {"stepId": number, "stepType": kind, "stepName": name, "concurrent": concurrent}
 
 
+def batch_event(id: str) -> str:
+    """The event of the end of a batch that a run has invoked; no other event has such a name."""
+    return f"{_BATCH_EVENT}{id}"
+
+
+def batch_ended(step: Step) -> str:
+    """The data of that event, from the step that has waited for the batch."""
+    ended = {"isCanceled": step.state == "cancelled", "isFailed": step.state == "failed"}
+    told = {"body": step.value} if step.state == "done" else {"error": step.error}
+    return to_json({**ended, **told}).decode()
+
+
 def call_record(identity: Mapping[str, Any], callback: Mapping[str, Any], at: int, run: str | None = None) -> str:
     """The JSON of the outcome of a call, whose callback has this JSON.
 
@@ -253,6 +268,8 @@ def _outcome(record: Mapping[str, Any], number: int, at: int) -> Step:
     own = record.get("at")
     step = step._replace(at=own if isinstance(own, int) else at, due=_due(record))
     step = step._replace(failures=_number(record, "failures"))
+    if str(record.get("waitEventId", "")).startswith(_BATCH_EVENT):
+        return _awaited_batch(step._replace(kind="invoke"), record)
     if (error := record.get("error")) is not None:
         return step._replace(state="failed", value=None, error=str(error))
     match step.kind:
@@ -304,12 +321,18 @@ def _called(step: Step, out: str) -> Step:
     return step._replace(value=call_result_codec().encode(CallResult(status=status, headers=joined, body=body)))
 
 
+def _awaited_batch(step: Step, record: Mapping[str, Any]) -> Step:
+    if record.get("waitTimeout"):
+        return step._replace(state="failed", value=None, error="it has not ended in the time that QStash waits")
+    return _invoked(step, b64decode(_text(record, "")).decode())
+
+
 def _invoked(step: Step, out: str) -> Step:
     ended = cast("Mapping[str, Any]", from_json(out))
     if ended.get("isCanceled"):
         return step._replace(state="cancelled", value=None)
     if ended.get("isFailed"):
-        return step._replace(state="failed", value=None, error="it failed; its log has the reason")
+        return step._replace(state="failed", value=None, error=str(ended.get("error") or _NO_REASON))
     return step._replace(value=str(ended.get("body") or "null"))
 
 

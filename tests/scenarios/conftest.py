@@ -33,13 +33,9 @@ class Way(NamedTuple):
 WAYS = [Way(store, always_replay) for store in ("sqlite", "fakeredis", "redis") for always_replay in (False, True)]
 WAYS.append(Way("qstash", always_replay=True))
 
-_BATCHES = "A function on QStash does not invoke a batch."
 _CHILDREN = "QStash cancels a run, and not the runs that it has invoked."
 
 NOT_ON_QSTASH: Mapping[str, str] = {
-    "test_invoked_batch_gives_its_summary": _BATCHES,
-    "test_invoked_batch_without_items_ends_at_once": _BATCHES,
-    "test_cancelled_while_it_waits_a_run_ends_at_once_with_its_children[batch]": _BATCHES,
     "test_cancelled_while_it_waits_a_run_ends_at_once_with_its_children[child]": _CHILDREN,
     "test_cancelled_while_it_waits_a_run_ends_at_once_with_its_children[several]": _CHILDREN,
     "test_cancelled_while_it_works_a_run_ends_at_its_next_step": _CHILDREN,
@@ -64,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         reason = NOT_ON_QSTASH.get(re.sub(r"qstash(-sync)?-?", "", item.name).replace("[]", ""))
         if reason is not None and "[qstash" in item.name:
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=reason != _BATCHES))
+            item.add_marker(pytest.mark.xfail(reason=reason))
 
 
 @pytest.fixture(scope="session")
