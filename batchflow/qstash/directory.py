@@ -6,7 +6,7 @@ from types import MappingProxyType
 from batchflow.http.reserved_routes import DELIVERIES
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.rest import QStashRest
-from batchflow.serve.app_url import PublicUrl
+from batchflow.serve.app_url import PublicUrl, PublicUrlUnknown
 from batchflow.serve.endpoint import Endpoint
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -57,12 +57,21 @@ class Directory:
         Raises:
             ConfigurationError: it is not known; the sentence says what to set.
         """
-        return self.endpoints[route].public_url.resolve(headers) + route
+        public_url = self.endpoints[route].public_url
+        try:
+            # Requests are verified for this one.
+            return public_url.resolve(NO_HEADERS) + route
+        except PublicUrlUnknown:
+            return public_url.resolve(headers) + route
 
     def route_of(self, url: str) -> str:
         """The route of the endpoint with this URL; the URL itself if the app has none."""
         path = url.partition("?")[0]
         return max((route for route in self.endpoints if path.endswith(route)), key=len, default=url)
+
+    def root_of(self, url: str) -> str:
+        """The URL of the router that has the endpoint with this URL."""
+        return url.partition("?")[0].removesuffix(self.route_of(url))
 
     def deliveries_url(self) -> str:
         """The public URL of the route to which QStash delivers the messages of batches.

@@ -121,7 +121,12 @@ class QStashEngine(Engine):
         await self.store.declare(limits)
 
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
-        """See the port."""
+        """See the port.
+
+        Raises:
+            ConfigurationError: the public URL of the app is not known, and nobody could execute the batch.
+        """
+        self.directory.deliveries_url()
         return await self._then_give(super().open_batch(batch, messages))
 
     async def cancel_batch(self, id: str) -> bool:

@@ -7,7 +7,7 @@ from batchflow.core.message import Message
 from batchflow.core.run import Step
 from batchflow.qstash.directory import Directory
 from batchflow.qstash.rest import QStashRefused
-from batchflow.serve.app_url import user_headers
+from batchflow.serve.app_url import ROOT_HEADER, user_headers
 from batchflow.wire.submissions import (
     DEFAULT_WAITS,
     Address,
@@ -34,7 +34,7 @@ class QStashRunCommands:
         Raises:
             InputError, StoreError: QStash refuses them, or is away.
         """
-        items = [init_item(self._address(it), it.body, self._settings(it)) for it in messages]
+        items = [init_item(self._address(it, it.headers), it.body, self._settings(it)) for it in messages]
         rest = self._directory.rest_of(messages[0].destination)
         answers: list[Mapping[str, Any]] = await rest.post(batch_submission(items))
         return [not answer.get("deduplicated") for answer in answers]
@@ -64,16 +64,18 @@ class QStashRunCommands:
 
     def child_submission(self, address: Address, step: Step, concurrent: int, child: Message) -> Submission:
         """The request that starts a child, whose end is the outcome of a step."""
-        return invoke_submission(address, step, concurrent, self._address(child), child.body, self._settings(child))
+        # Where the app knows no public URL, the parent has that of its request.
+        child_address = self._address(child, {ROOT_HEADER: self._directory.root_of(address.url)})
+        return invoke_submission(address, step, concurrent, child_address, child.body, self._settings(child))
 
-    def _address(self, message: Message) -> Address:
+    def _address(self, message: Message, headers: Mapping[str, str]) -> Address:
         if message.destination not in self._directory.endpoints:
             raise QStashRefused(
                 f"QStash runs the functions of this app, and '{message.destination}' is not one of them"
             )
         return Address(
             wire_id(message.id),
-            self._directory.url_of(message.destination, message.headers),
+            self._directory.url_of(message.destination, headers),
             depth=message.depth,
             telemetry=self._directory.account_of(message.destination).telemetry,
             timeout_ms=self._directory.endpoints[message.destination].declared_timeout_ms,

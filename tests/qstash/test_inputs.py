@@ -108,7 +108,7 @@ REQUESTS: list[tuple[str, str, Any, int]] = [
     *(("POST", f"/dlq/{it}", {"label": "x"}, 503) for it in ("resume", "restart", "callback", "delete")),
     ("GET", "/schedules", None, 200),
     ("POST", "/schedules", {"target": "/hello", "cron": "0 3 * * *", "payload": "x"}, 503),
-    ("POST", "/greet/process-users", {}, 202),
+    ("POST", "/greet/process-users", {}, 503),
     ("GET", "/batches", None, 200),
     ("GET", "/flow", None, 200),
 ]
