@@ -4,12 +4,16 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from batchflow.core.message import Claim
+from batchflow.core.message import Claim, ClaimResult
+from batchflow.core.settlement import suspended
 from batchflow.core.store import Store
 from batchflow.engine.dispatcher import Dispatcher
 from batchflow.engine.worker import DEREGISTER_TIMEOUT_S, Heartbeat, WorkerLease
 from batchflow.errors import StoreError
 from batchflow.logs import logger
+
+UNSERVED_MS = 60_000
+"""The time after which a message that this app does not serve may be given to QStash again, by an app that does."""
 
 
 class RequestWorker:
@@ -70,17 +74,34 @@ class RequestWorker:
                     await heartbeat.stop()
 
     async def deliver(self, id: str, fence: int) -> Claim | None:
-        """Execute the message with this fence and settle it; None if another request does it, or it may not start."""
+        """Execute the message with this fence and settle it.
+
+        Returns None if another request does it, if it may not start, or if this app does not serve it.
+        """
         if (id, fence) in self._asked:
             return None
         self._asked.add((id, fence))
         try:
             async with self.working():
-                claimed = self._dispatcher.start(await self._store.claim_one(self.name, id, fence))
+                claimed = await self._store.claim_one(self.name, id, fence)
+                if any(it.destination not in self.destinations for it in claimed.claims):
+                    await self._put_back(claimed)
+                    return None
+                claimed = self._dispatcher.start(claimed)
                 await self._dispatcher.wait_until_settled(claimed.claims)
                 return next(iter(claimed.claims), None)
         finally:
             self._asked.discard((id, fence))
+
+    async def _put_back(self, claimed: ClaimResult) -> None:
+        """Leave what this version of the app does not serve to one that does, as in a deploy."""
+        for claim in claimed.claims:
+            logger().warning(
+                "[batchflow] QStash has delivered what this app does not serve; it waits for an app that does",
+                destination=claim.destination,
+                run=claim.id,
+            )
+            await self._store.settle(suspended(claim, claimed.now + UNSERVED_MS, ()))
 
     async def close(self, grace_s: float) -> None:
         """Wait up to `grace_s` for what is executed, release the rest, and leave the store."""
