@@ -347,7 +347,7 @@ def _reading() -> Generator[None]:
         yield
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise InputError(f"the body is not what QStash sends ({type(error).__name__})", status=400) from error
 
 

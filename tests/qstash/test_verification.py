@@ -1,5 +1,6 @@
 """Only QStash reaches the functions of an app, and only with requests that it has signed for them, lately."""
 
+from base64 import b64encode
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from pydantic_core import to_json
 
 from batchflow import WorkflowContext
 from batchflow.core.ports import Clock
@@ -225,8 +227,15 @@ async def test_what_is_signed_and_no_delivery_is_told_in_one_sentence(stage: Wir
     for body, said in ((b"", 200), (b"no JSON", 400), (b"[]", 400), (b'[{"messageId":1}]', 400), (wrong, 400)):
         status = await post(stage, signed(stage, body=body), body)
         assert status == said, body
-    body = b'{"status":"many","body":1,"sourceBody":"?"}'
-    assert await post(stage, {**signed(stage, body=body), "upstash-workflow-callback": "true"}, body) == 400
+    for record in (
+        b'{"stepId":1,"stepType":"Invoke","out":"[]"}',
+        b'{"stepId":1,"stepType":"Call","out":"{\\"status\\":1e999}"}',
+    ):
+        entry = {"messageId": "b", "body": b64encode(record).decode(), "callType": "step"}
+        body = to_json([{"messageId": "a", "body": "MQ==", "callType": "step"}, entry])
+        assert await post(stage, signed(stage, body=body), body) == 400, record
+    for body in (b'{"status":"many","body":1,"sourceBody":"?"}', b'{"status":1e999}'):
+        assert await post(stage, {**signed(stage, body=body), "upstash-workflow-callback": "true"}, body) == 400
     assert not calls
 
 
