@@ -9,7 +9,10 @@ from batchflow.http.bodies import read_body
 from batchflow.http.reserved_routes import DELIVERIES
 
 MAX_DELIVERY = 64 * 2**20
-"""The largest body of a delivery, in bytes: it has all steps of a run."""
+"""The largest body of a delivery to a function, in bytes: it has all steps of a run."""
+
+MAX_NAMED = 2**20
+"""The largest body of a delivery that names a message, in bytes."""
 
 
 class DeliveryAnswer(Protocol):
@@ -36,6 +39,14 @@ class Deliveries(Protocol):
 
     def is_delivery(self, headers: Mapping[str, str]) -> bool:
         """True for the headers, in lower case, of a request that only the engine sends."""
+        ...
+
+    def check_sender(self, route: str, headers: Mapping[str, str]) -> None:
+        """Check, before its body is read, that the engine may have sent a request to this route.
+
+        Raises:
+            InputError: it has not (401).
+        """
         ...
 
     async def answer(self, route: str, url: str, headers: Mapping[str, str], body: bytes) -> DeliveryAnswer:
@@ -67,7 +78,7 @@ class DeliveryEndpoint:
 
     async def wake(self, request: Request) -> Response:
         """Executes one message of a batch. The engine signs its requests."""
-        body = await read_body(request, MAX_DELIVERY)
+        body = await read_body(request, MAX_NAMED)
         url = str(request.url.replace(query="", fragment=""))
         answer = await self._deliveries.wake(url, request.headers, body.content)
         return Response(answer.body, answer.status, dict(answer.headers))

@@ -271,6 +271,7 @@ class FunctionEndpoint:
         """The run is stored before this is answered. A header `Upstash-Forward-NAME` becomes NAME of the run."""
         route = self._endpoint.route
         if self._deliveries is not None and self._deliveries.is_delivery(request.headers):
+            self._deliveries.check_sender(route, request.headers)
             body = await read_body(request, MAX_DELIVERY)
             url = str(request.url.replace(query="", fragment=""))
             headers = {name.decode("latin-1"): header_text(content) for name, content in request.headers.raw}

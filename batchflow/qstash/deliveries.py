@@ -52,6 +52,11 @@ class QStashDeliveries:
         """See the port."""
         return is_fire(headers) or any(name in headers for name in OF_QSTASH)
 
+    def check_sender(self, route: str, headers: Mapping[str, str]) -> None:
+        """See the port."""
+        if (receiver := self._engine.directory.account_of(route).receiver) is not None:
+            receiver.check(headers.get(SIGNATURE.lower()))
+
     async def answer(self, route: str, url: str, headers: Mapping[str, str], body: bytes) -> WireAnswer:
         """See the port."""
         endpoint = self._endpoints[route]

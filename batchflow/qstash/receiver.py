@@ -36,6 +36,15 @@ class Receiver:
         self._tolerance_s = to_ms(clock_tolerance, option="clock_tolerance") / 1000
         self._verified: dict[int, None] = {}
 
+    def check(self, signature: str | None) -> None:
+        """Check all that can be known without the body: that QStash has signed something.
+
+        Raises:
+            InputError: it has not (401).
+        """
+        if signature is None or self._claims(signature) is None:
+            raise InputError(_REFUSED, status=401)
+
     def verify(self, signature: str | None, url: str, body: bytes, *, now: int) -> bool:
         """Return, for a request that QStash has signed for this URL and body, whether the same request has come before.
 

@@ -205,6 +205,23 @@ async def test_another_request_starts_nothing_and_is_told_nothing(stage: WireSta
     assert not calls
 
 
+async def test_the_body_of_a_request_that_nobody_has_signed_is_not_read(stage: WireStage, calls: list[int]) -> None:
+    """Deliveries may be large."""
+    assert stage.client.app is not None
+    read: list[int] = []
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for number in range(3):
+            read.append(number)
+            yield b"x"
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(stage.client.app), base_url=APP_URL) as http:
+        for signature in ({}, {SIGNATURE: "a.b.c"}, signed(stage, key="sig_of_somebody_else")):
+            answer = await http.post("/guarded", headers={**OF_QSTASH, **signature}, content=chunks())
+            assert answer.status_code == 401
+    assert (read, calls) == ([], [])
+
+
 async def test_without_verification_every_request_is_answered_and_the_start_warns(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
