@@ -105,12 +105,21 @@ class HttpPushClient:
     """Sends requests over connections that stay open, at most `MAX_CONNECTIONS` to one host.
 
     Redirects are not followed, cookies are not kept, bodies are not decoded, and no header is added but those that
-    HTTP needs. `resolve` replaces the resolution of names by the system.
+    HTTP needs. `resolve` replaces the resolution of names by the system. Of the body of a response `max_bytes` are
+    read. With `sends_again=False` a request that meets the end of a kept connection is not sent a second time.
     """
 
-    def __init__(self, settings: PushSettings, *, resolve: Resolve | None = None) -> None:
+    def __init__(
+        self,
+        settings: PushSettings,
+        *,
+        resolve: Resolve | None = None,
+        max_bytes: int = MAX_RESPONSE_BYTES,
+        sends_again: bool = True,
+    ) -> None:
         self._settings = settings
-        self._connections = Connections(settings.allows, _certificates, resolve)
+        self._max_bytes = max_bytes
+        self._connections = Connections(settings.allows, _certificates, resolve, sends_again=sends_again)
         self._proxy = None if settings.proxy is None else ProxyClient(settings.proxy, _certificates())
         self._places: dict[Origin, _Places] = {}
         self._route = lru_cache(maxsize=1024)(self._find_route)
@@ -148,11 +157,11 @@ class HttpPushClient:
     async def _exchange(self, request: PushRequest, route: _Route) -> PushResponse:
         method, _, headers, body, _ = request
         if self._proxy is not None and not route.origin.trusted:
-            return await self._proxy.exchange(route.url, method, headers, body, MAX_RESPONSE_BYTES)
+            return await self._proxy.exchange(route.url, method, headers, body, self._max_bytes)
         if route.credentials is not None and all(name.lower() != "authorization" for name, _ in headers):
             headers = (("Authorization", route.credentials), *headers)
         content = request_bytes(method, route.target, route.host, headers, body)
-        return await self._connections.exchange(route.origin, content, method, MAX_RESPONSE_BYTES)
+        return await self._connections.exchange(route.origin, content, method, self._max_bytes)
 
     def _find_route(self, text: str) -> _Route:
         # Imported when used: most programs push nothing.

@@ -127,23 +127,29 @@ class Connections:
     """The idle connections by their server, and new ones to addresses that `allows` lets through.
 
     Each address is checked right before the connection to it is made, so that no name can be resolved to another one
-    after the check.
+    after the check. With `sends_again` a request that meets the end of a kept connection is sent once more.
     """
 
     def __init__(
-        self, allows: Callable[[str], bool], certificates: Callable[[], SSLContext], resolve: Resolve | None = None
+        self,
+        allows: Callable[[str], bool],
+        certificates: Callable[[], SSLContext],
+        resolve: Resolve | None = None,
+        *,
+        sends_again: bool = True,
     ) -> None:
         self._allows = allows
         self._certificates = certificates
         self._resolve = resolve or _resolve
+        self._sends_again = sends_again
         self._idle: dict[Origin, deque[Connection]] = {}
         self._sweep: asyncio.TimerHandle | None = None
 
     async def exchange(self, origin: Origin, request: bytes, method: str, max_bytes: int) -> PushResponse:
         """Send a request and read its response.
 
-        A request that meets the end of a kept connection is sent once more on a new one, if no byte of a response has
-        come: the server may then see it twice.
+        A request that meets the end of a kept connection may be sent once more on a new one, if no byte of a response
+        has come: the server may then see it twice.
 
         Raises:
             RefusedAddress: the server has no address that is allowed.
@@ -156,7 +162,7 @@ class Connections:
                 return await self._use(kept, origin, request, method, max_bytes)
             except OSError:
                 # The server may have closed it at this moment. A retry of the message would come much later, and count.
-                if kept.has_answered:
+                if kept.has_answered or not self._sends_again:
                     raise
         return await self._use(await self._connect(origin), origin, request, method, max_bytes)
 

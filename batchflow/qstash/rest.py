@@ -2,18 +2,21 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from pydantic_core import from_json
 
+from batchflow.engine.push_client import PushClient, PushError, PushRequest
 from batchflow.errors import InputError, NotFoundError, StoreError, StoreUnavailable
+from batchflow.qstash.rest_client import open_client
 from batchflow.wire.submissions import Submission
 
 if TYPE_CHECKING:
     import httpx
 
-TIMEOUT_S = 30.0
-"""The seconds that QStash has to answer."""
+TIMEOUT_MS = 30_000
+"""The time that QStash has to answer."""
 
 _BAD_REQUEST = 400
 _NOT_FOUND = 404
@@ -30,16 +33,16 @@ class QStashRest:
     def __init__(self, url: str, token: str, *, transport: "httpx.AsyncBaseTransport | None" = None) -> None:
         self.url = url.rstrip("/")
         """Its address."""
-        self._token = token
+        self._headers = (("authorization", f"Bearer {token}"), ("user-agent", "Python"))
         self._transport = transport
-        self._client: httpx.AsyncClient | None = None
+        self._client: PushClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def close(self) -> None:
         """Close the connections; the next request opens new ones."""
         client, self._client = self._client, None
         if client is not None and self._loop is asyncio.get_running_loop():
-            await client.aclose()
+            await client.close()
 
     async def submit(self, submission: Submission) -> str | None:
         """Submit something about a run; returns None, or the reason for which QStash does not take it.
@@ -49,10 +52,10 @@ class QStashRest:
         Raises:
             StoreError: QStash refuses it, as what is too large, or cannot take it now (`StoreUnavailable`).
         """
-        status, text = await self._send("POST", submission.path, submission.headers, submission.body)
+        status, content = await self._send("POST", submission.path, submission.headers, submission.body)
         if status == _BAD_REQUEST:
-            return _reason(text)
-        self._check(status, text)
+            return _reason(content)
+        self._check(status, content)
         return None
 
     async def post(self, submission: Submission) -> Any:
@@ -61,8 +64,8 @@ class QStashRest:
         Raises:
             InputError: QStash refuses it; the message says why. `StoreUnavailable` as above.
         """
-        status, text = await self._send("POST", submission.path, submission.headers, submission.body)
-        return self._answer(status, text)
+        status, content = await self._send("POST", submission.path, submission.headers, submission.body)
+        return self._answer(status, content)
 
     async def change(self, method: str, path: str, query: Mapping[str, str | Sequence[str]] | None = None) -> None:
         """Make a change whose answer has nothing to read.
@@ -78,8 +81,8 @@ class QStashRest:
         Raises:
             NotFoundError: it does not exist. `InputError` and `StoreUnavailable` as above.
         """
-        status, text = await self._send("GET", path, query=query)
-        return self._answer(status, text)
+        status, content = await self._send("GET", path, query=query)
+        return self._answer(status, content)
 
     async def delete(
         self, path: str, query: Mapping[str, str | Sequence[str]] | None = None, body: bytes | None = None
@@ -89,8 +92,8 @@ class QStashRest:
         Raises:
             InputError: QStash refuses it. `StoreUnavailable` as above.
         """
-        status, text = await self._send("DELETE", path, {}, body, query)
-        return self._answer(status, text)
+        status, content = await self._send("DELETE", path, {}, body, query)
+        return self._answer(status, content)
 
     async def _send(
         self,
@@ -99,54 +102,47 @@ class QStashRest:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         query: Mapping[str, str | Sequence[str]] | None = None,
-    ) -> tuple[int, str]:
-        import httpx
-
-        sent = {**(headers or {}), "authorization": f"Bearer {self._token}"}
+    ) -> tuple[int, bytes]:
+        # The path may have the URL of a call, with blanks.
+        url = self.url + path.replace(" ", "%20")
+        if query:
+            url += f"?{urlencode(query, doseq=True)}"
+        request = PushRequest(method, url, (*self._headers, *(headers or {}).items()), body or b"", TIMEOUT_MS)
         try:
-            response = await self._open().request(
-                method,
-                self.url + path,
-                headers=[(name.encode(), value.encode()) for name, value in sent.items()],
-                content=body,
-                params=cast("Any", query),
-            )
-        except httpx.HTTPError as error:
-            # Its text may have the URL, which is not secret, and never the token.
-            raise StoreUnavailable(f"QStash at {self.url} does not answer ({type(error).__name__})") from error
-        return response.status_code, response.text
+            response = await self._open().send(request)
+        except PushError as error:
+            raise StoreUnavailable(f"QStash at {self.url} does not answer ({error})") from error
+        return response.status, response.body
 
-    def _open(self) -> "httpx.AsyncClient":
-        import httpx
-
+    def _open(self) -> PushClient:
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
             # The connections of another loop are of no use here.
-            self._client = httpx.AsyncClient(timeout=TIMEOUT_S, transport=self._transport)
+            self._client = open_client(self.url, self._transport)
             self._loop = loop
         return self._client
 
-    def _answer(self, status: int, text: str) -> Any:
-        self._check_answer(status, text)
-        return from_json(text) if text else None
+    def _answer(self, status: int, content: bytes) -> Any:
+        self._check_answer(status, content)
+        return from_json(content) if content else None
 
-    def _check_answer(self, status: int, text: str) -> None:
+    def _check_answer(self, status: int, content: bytes) -> None:
         """Raise the error of an answer that refuses what a user has asked for."""
         if status == _NOT_FOUND:
-            raise NotFoundError(_reason(text))
+            raise NotFoundError(_reason(content))
         if 400 <= status < 500 and status not in _REFUSED and status not in (401, 403, 429):
-            raise InputError(_reason(text), status=status)
-        self._check(status, text)
+            raise InputError(_reason(content), status=status)
+        self._check(status, content)
 
-    def _check(self, status: int, text: str) -> None:
+    def _check(self, status: int, content: bytes) -> None:
         """Raise the error of an answer that is not a success."""
         if 200 <= status < 300:
             return
         if status in (401, 403):
             raise StoreUnavailable(f"QStash at {self.url} does not accept the token; check QSTASH_TOKEN")
         if status in _REFUSED:
-            raise QStashRefused(f"QStash at {self.url} refuses it ({status}): {_reason(text)}")
-        raise StoreUnavailable(f"QStash at {self.url} answered {status}: {_reason(text)}")
+            raise QStashRefused(f"QStash at {self.url} refuses it ({status}): {_reason(content)}")
+        raise StoreUnavailable(f"QStash at {self.url} answered {status}: {_reason(content)}")
 
 
 class QStashRefused(StoreError):
@@ -155,15 +151,16 @@ class QStashRefused(StoreError):
     retryable = False
 
 
-def _reason(text: str) -> str:
+def _reason(content: bytes) -> str:
     """The sentence of an error of QStash."""
+    text = content[:200].decode(errors="replace")
     try:
-        answer: Any = from_json(text)
+        answer: Any = from_json(content)
     except ValueError:
-        return text[:200] or "without a reason"
+        return text or "without a reason"
     # That of a batch is a list.
     match answer:
         case {"error": str(reason)} | [{"error": str(reason)}, *_]:
             return reason
         case _:
-            return text[:200]
+            return text

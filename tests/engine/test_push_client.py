@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from batchflow.engine import push_client
-from batchflow.engine.push_client import HttpPushClient, PushError, PushRequest
+from batchflow.engine.push_client import MAX_RESPONSE_BYTES, HttpPushClient, PushError, PushRequest
 from batchflow.engine.push_connection import AddressInfo, Resolve
 from batchflow.engine.push_response import PushResponse
 from batchflow.engine.push_settings import PushSettings
@@ -39,9 +39,9 @@ class Names:
 
 @asynccontextmanager
 async def client(
-    settings: PushSettings = LOOPBACK, *, resolve: Resolve | None = None
+    settings: PushSettings = LOOPBACK, *, resolve: Resolve | None = None, max_bytes: int = MAX_RESPONSE_BYTES
 ) -> AsyncGenerator[HttpPushClient]:
-    opened = HttpPushClient(settings, resolve=resolve)
+    opened = HttpPushClient(settings, resolve=resolve, max_bytes=max_bytes)
     try:
         yield opened
     finally:
@@ -107,9 +107,8 @@ async def test_cookies_are_not_kept() -> None:
 
 
 # Of a long body the first megabyte is kept, and the rest is not read.
-async def test_a_long_response_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push_client, "MAX_RESPONSE_BYTES", 1_000)
-    async with serving(("200 OK", b"x" * 100_000)) as server, client() as pushes:
+async def test_a_long_response_is_cut() -> None:
+    async with serving(("200 OK", b"x" * 100_000)) as server, client(max_bytes=1_000) as pushes:
         assert (await pushes.send(request(server.url))).body == b"x" * 1_000
         assert (await pushes.send(request(server.url))).status == 200
 
