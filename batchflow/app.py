@@ -163,7 +163,9 @@ class Batchflow:
         self._router_path = RouterPath()
         self._routers: Routers | None = None
         self._server: QStashServer | None = None
-        qstash = store if isinstance(store, QStash) else QStash() if self.settings.url == "qstash://" else None
+        qstash = store if isinstance(store, QStash) else None
+        if self.settings.url == "qstash://" and isinstance(store, str | None):
+            qstash = QStash()
         kind = Engine
         if qstash is not None:
             # Imported only by the apps that use it.
@@ -409,9 +411,11 @@ class Batchflow:
             if endpoint.route in self._endpoints:
                 raise DuplicateNameError(f"the route '{endpoint.route}' is served twice; give one of them another")
         for it in endpoints:
+            hooks = None
             if self._deliveries is not None and account is not None:
                 self._deliveries.add_account(it, account)
-            url = replace(it.public_url, router=self._router_path, hooks=account and account.webhook_url)
+                hooks = self._deliveries.webhooks_of(it)
+            url = replace(it.public_url, router=self._router_path, hooks=hooks)
             self._endpoints[it.route] = replace(it, public_url=url)
             self.engine.log_names[it.route] = it.log
 

@@ -11,6 +11,7 @@ from batchflow.core.run import Step
 from batchflow.core.settlement import OpenBatch
 from batchflow.errors import NotFoundError
 from batchflow.qstash.account import QStashAccount
+from batchflow.qstash.endpoint import ObserveRecorder
 from batchflow.qstash.engine import QStashEngine
 from batchflow.qstash.invoked_batches import invoked_message
 from batchflow.qstash.rest import QStashRefused
@@ -35,6 +36,11 @@ class AccountEngine:
     def telemetry(self) -> HeaderPairs:
         """See the port."""
         return self._account.telemetry
+
+    @property
+    def observe(self) -> ObserveRecorder | None:
+        """See the port."""
+        return self._engine.observe
 
     @property
     def told(self) -> dict[str, DeadLetter]:

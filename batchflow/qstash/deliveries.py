@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 from batchflow.batch.definition import Definition
 from batchflow.core.duration import format_duration
@@ -47,6 +48,10 @@ class QStashDeliveries:
         """
         _check_timeout("timeout", endpoint.declared_timeout_ms, f"'{endpoint.route}'")
         self._engine.directory.add(endpoint.route, account)
+
+    def webhooks_of(self, endpoint: Endpoint) -> Callable[[str], str]:
+        """Makes the URLs of webhooks of the runs of an endpoint, from their tokens."""
+        return partial(self._engine.directory.webhook_url, endpoint.route)
 
     def is_delivery(self, headers: Mapping[str, str]) -> bool:
         """See the port."""

@@ -1,6 +1,7 @@
 """The functions of an app on QStash: in which account each one's runs live, and at which URL QStash calls it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 
 from batchflow.http.reserved_routes import DELIVERIES
@@ -19,10 +20,28 @@ class Directory:
     """
 
     def __init__(self, app: QStashAccount, endpoints: Mapping[str, Endpoint], public_url: PublicUrl) -> None:
-        self.app = app
         self.endpoints = endpoints
+        self._app = app
         self._public_url = public_url
         self._own: dict[str, QStashAccount] = {}
+        self._of_test: QStashAccount | None = None
+
+    @property
+    def app(self) -> QStashAccount:
+        """See the class."""
+        return self._of_test or self._app
+
+    @contextmanager
+    def replaced(self, account: QStashAccount, url: str) -> Generator[None]:
+        """Let all functions have this account, and the router this URL, in the body: those of a test."""
+        router = self._public_url.router
+        own = router.path, router.url_of_test
+        router.url_of_test, self._of_test = url, account
+        try:
+            yield
+        finally:
+            self._of_test = None
+            router.path, router.url_of_test = own
 
     def add(self, route: str, account: QStashAccount) -> None:
         """Let the runs of a function live in this account."""
@@ -30,7 +49,15 @@ class Directory:
 
     def account_of(self, route: str) -> QStashAccount:
         """The account of a function."""
-        return self._own.get(route, self.app)
+        return self._of_test or self._own.get(route, self._app)
+
+    def webhook_url(self, route: str, token: str) -> str:
+        """The URL of a webhook of a run of this function; QStash answers it.
+
+        Raises:
+            ConfigurationError: the token of the account names no user.
+        """
+        return self.account_of(route).webhook_url(token)
 
     def rest_of(self, route: str) -> QStashRest:
         """The REST API of the account of a function."""
@@ -39,7 +66,7 @@ class Directory:
     @property
     def rests(self) -> Sequence[QStashRest]:
         """The REST API of each account, the app's first."""
-        return list(dict.fromkeys([self.app.rest, *(it.rest for it in self._own.values())]))
+        return list(dict.fromkeys([self.app.rest, *(self.rest_of(it) for it in self._own)]))
 
     @property
     def routes_of_app(self) -> Sequence[str]:
@@ -49,7 +76,7 @@ class Directory:
     @property
     def unverified(self) -> Sequence[str]:
         """The routes with an account of their own that does not verify its requests."""
-        return sorted(route for route, it in self._own.items() if it.receiver is None)
+        return sorted(route for route in self._own if self.account_of(route).receiver is None)
 
     def url_of(self, route: str, headers: Mapping[str, str] = NO_HEADERS) -> str:
         """The public URL of an endpoint, for a run that was started with these headers.

@@ -2,10 +2,10 @@
 
 import asyncio
 from base64 import b64decode
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 from urllib.parse import unquote
 
 from pydantic_core import from_json, to_json
@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 from batchflow.core.dead_letters import DeadLetter
 from batchflow.core.failure_functions import FailureResponse
 from batchflow.core.message import Claim
-from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON, Runtime
+from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON, Recorder, Runtime
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement
@@ -70,6 +70,10 @@ class WireAnswer(NamedTuple):
     body: bytes
 
 
+ObserveRecorder: TypeAlias = Callable[[Claim, Recorder], Recorder]
+"""Returns the recorder to use in place of that of a delivery."""
+
+
 class WireEngine(Submitter, Protocol):
     """QStash, as an endpoint uses it."""
 
@@ -81,6 +85,11 @@ class WireEngine(Submitter, Protocol):
     @property
     def telemetry(self) -> HeaderPairs:
         """The headers that describe this program."""
+        ...
+
+    @property
+    def observe(self) -> ObserveRecorder | None:
+        """Replaces the recorders of deliveries in a test."""
         ...
 
     @property
@@ -190,7 +199,8 @@ class WireEndpoint:
             clock=runtime.clock,
             entropy=runtime.entropy,
         )
-        settlement = await _run(self._endpoint, claim, runtime, recorder)
+        observe = self._engine.observe
+        settlement = await _run(self._endpoint, claim, runtime, observe(claim, recorder) if observe else recorder)
         now = runtime.clock.now()
         if settlement is None:
             return failure_answer(FailureResponse(500, "StoreError", "QStash could not record a step", ""))
@@ -274,7 +284,7 @@ class WireEndpoint:
         return failure_answer(FailureResponse.of_error(489, settlement.error or ""))
 
 
-async def _run(endpoint: Endpoint, claim: Claim, runtime: Runtime, recorder: WireRecorder | None) -> Settlement | None:
+async def _run(endpoint: Endpoint, claim: Claim, runtime: Runtime, recorder: Recorder | None) -> Settlement | None:
     """Deliver a claim in a task of its own, within the time limit of one attempt."""
     observers = runtime.observers
     if observers.claimed is not None:

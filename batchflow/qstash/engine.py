@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from batchflow.core.batch import NewBatch
@@ -20,9 +21,11 @@ from batchflow.engine.stored_letters import StoredDeadLetters
 from batchflow.engine.worker import LEASE_MS, WorkerLease
 from batchflow.errors import ConfigurationError, InputError, StoreError, StoreUnavailable
 from batchflow.logs import logger
+from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.account_reads import RunsOfAccounts
 from batchflow.qstash.batches import QStashBatches
 from batchflow.qstash.directory import Directory
+from batchflow.qstash.endpoint import ObserveRecorder
 from batchflow.qstash.flow_keys import BatchFlowKeys, QStashFlowKeys
 from batchflow.qstash.invoked_batches import INVOKED, INVOKED_LOG_NAMES, InvokedBatches
 from batchflow.qstash.letters import QStashDeadLetters
@@ -61,6 +64,8 @@ class QStashEngine(Engine):
     """Executes batches while the engine is open, if there is a store."""
     run_commands: QStashRunCommands
     """Start, notify and cancel runs."""
+    observe: ObserveRecorder | None = None
+    """Replaces the recorders of deliveries in a test."""
     _invoked: InvokedBatches
     _has_declared: bool = False
 
@@ -71,6 +76,27 @@ class QStashEngine(Engine):
         self.run_commands = QStashRunCommands(directory)
         self._invoked = InvokedBatches(directory, lambda: self.run_store)
         self.log_names[INVOKED] = INVOKED_LOG_NAMES
+
+    @contextmanager
+    def played(self, account: QStashAccount, url: str, relay_cron: Cron, observe: ObserveRecorder) -> Generator[None]:
+        """Use the QStash of a test in the body, which calls the app at this URL; the test fires schedules of batches.
+
+        `observe` replaces the recorders of deliveries.
+        """
+        own = self.relay_cron, self._has_declared
+        self.relay_cron, self._has_declared, self.observe = relay_cron, False, observe
+        try:
+            with self.directory.replaced(account, url):
+                yield
+        finally:
+            self.relay_cron, self._has_declared = own
+            self.observe = None
+
+    async def restart_batches(self) -> None:
+        """Execute batches as another process does, after the one of a test has crashed."""
+        if self.batches is not None:
+            await self.batches.close(0)
+            self.batches = self._make_batches()
 
     # The client of served functions
 
@@ -173,7 +199,8 @@ class QStashEngine(Engine):
             now=self.now,
             cron=self.relay_cron,
         )
-        return QStashBatches(self.store, worker, relay, self.make_cron(), retention_ms=self._options.retention_ms)
+        cron = self.make_cron() if self.observe is None else CronScheduler(self.store, {})
+        return QStashBatches(self.store, worker, relay, cron, retention_ms=self._options.retention_ms)
 
     # The client of served functions
 

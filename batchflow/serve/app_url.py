@@ -101,9 +101,13 @@ class PublicUrlUnknown(ConfigurationError):
 
 @dataclass(slots=True)
 class RouterPath:
-    """The prefix of an app's router, set when the app starts; None until then, and in processes without the app."""
+    """The prefix of an app's router, set when the app starts; None until then, and in processes without the app.
+
+    While a test plays the app, `url_of_test` is the URL of its router, whatever else is set.
+    """
 
     path: str | None = None
+    url_of_test: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +147,8 @@ class PublicUrl:
         Raises:
             ConfigurationError: none is set; or only APP_URL is, without a path, and the router's path is not known.
         """
+        if self.router.url_of_test is not None:
+            return self.router.url_of_test
         if self.url is not None:
             return self.url.rstrip("/").removesuffix(self.route)
         seen = headers.get(ROOT_HEADER)

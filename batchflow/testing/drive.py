@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from batchflow.app import Batchflow
 from batchflow.core.message import ClaimResult
@@ -11,6 +11,7 @@ from batchflow.core.ports import Groups
 from batchflow.core.store import Store
 from batchflow.engine.cron import CronScheduler
 from batchflow.engine.dispatcher import Dispatcher
+from batchflow.engine.engine import Engine
 from batchflow.engine.observers import CountingObserver
 from batchflow.engine.worker import LEASE_MS
 from batchflow.testing.clock import ManualClock
@@ -36,6 +37,23 @@ class StillWaiting(AssertionError):
     """The app did not come to rest within the bound; the message names what is left."""
 
 
+class Beside(Protocol):
+    """Another store, whose work comes to the driven engine."""
+
+    @property
+    def next_fire(self) -> int | None:
+        """The time of the next fire of its schedules, in ms; a drive to idle does not wait for it."""
+        ...
+
+    async def next_due(self) -> int | None:
+        """The time when more of its work is due, in ms."""
+        ...
+
+    async def give_due(self) -> None:
+        """Hand over what is due, and fire schedules."""
+        ...
+
+
 async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, until: int | None = None) -> DriveResult:
     """Claim, deliver and settle until nothing is due, jump the clock to what is due next, and so on to the end.
 
@@ -49,19 +67,32 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
         ProcessCrashed: a `FaultyStore` crashed; its claims stay with the worker until a later `drive` reclaims them.
     """
     await app.start(worker=False)
-    store = app.engine.store
+    return await drive_engine(app.engine, clock, rounds=rounds, until=until)
+
+
+async def drive_engine(
+    engine: Engine, clock: ManualClock, *, rounds: int, until: int | None, beside: Beside | None = None
+) -> DriveResult:
+    """Do what `drive` does, with an engine that is open, and with the work of a store `beside` its own.
+
+    Raises:
+        StillWaiting, ProcessCrashed: as for `drive`.
+    """
+    store = engine.store
     begun = clock.now()
     worker = f"drive-{next(_numbers)}"
     await store.register(worker, LEASE_MS)
-    dispatcher, tally = app.engine.make_dispatcher(worker), CountingObserver()
-    cron = await _scheduler(app)
-    with app.engine.observers.observing(tally):
+    dispatcher, tally = engine.make_dispatcher(worker), CountingObserver()
+    cron = await _scheduler(engine)
+    with engine.observers.observing(tally):
         for _ in range(rounds):
             if cron is not None:
                 await cron.fire_due()
+            if beside is not None:
+                await beside.give_due()
             active = dispatcher.active_count
             claimed = await _claim_until_crash(store, dispatcher)
-            app.engine.write_log()
+            engine.write_log()
             # The end of a group may have made others due since the claim.
             has_ended = dispatcher.active_count < active
             if (
@@ -70,23 +101,23 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
                 or await _call_groups(store, worker, dispatcher.groups, claimed.next_due, clock, until)
             ):
                 continue
-            if not await _advance_clock(store, worker, claimed.next_due, clock, until, cron):
+            if not await _advance_clock(store, worker, claimed.next_due, clock, until, cron, beside):
                 break
         else:
             raise StillWaiting(
                 f"not at rest after {rounds} rounds and {clock.now() - begun} ms: {await _describe_remaining(store)}"
             )
     await store.deregister(worker)
-    app.engine.write_log(due_only=False)
+    engine.write_log(due_only=False)
     waiting = {flow.limits.key or "": flow.waiting for flow in await store.flows() if flow.waiting}
     return DriveResult(tally.claims, tally.endings, clock.now() - begun, waiting)
 
 
-async def _scheduler(app: Batchflow) -> CronScheduler | None:
-    """The schedules of the app; None if there are none."""
-    cron = app.engine.make_cron()
+async def _scheduler(engine: Engine) -> CronScheduler | None:
+    """The schedules of an engine; None if there are none."""
+    cron = engine.make_cron()
     await cron.declare()
-    return cron if await app.engine.store.schedules(limit=1) else None
+    return cron if await engine.store.schedules(limit=1) else None
 
 
 async def _claim_until_crash(store: Store, dispatcher: Dispatcher) -> ClaimResult:
@@ -142,6 +173,7 @@ async def _advance_clock(
     clock: ManualClock,
     until: int | None,
     cron: CronScheduler | None,
+    beside: Beside | None,
 ) -> bool:
     """Jump to the next time at which something may be due; return False if there is none up to `until`."""
     now = clock.now()
@@ -150,9 +182,15 @@ async def _advance_clock(
     times = [max(next_due, now + 1)] if next_due is not None else []
     if held:
         times.append(now + LEASE_MS)
-    fires_at = None if cron is None else cron.next_at
-    if fires_at is not None and (times or until is not None):
-        times.append(max(fires_at, now + 1))
+    if beside is not None and (due := await beside.next_due()) is not None:
+        times.append(max(due, now + 1))
+    fires = [
+        max(at, now + 1)
+        for at in (None if cron is None else cron.next_at, None if beside is None else beside.next_fire)
+        if at is not None
+    ]
+    if times or until is not None:
+        times += fires
     if until is not None and min(times, default=until + 1) > until:
         clock.move_to(max(now, until))
         return False
@@ -160,7 +198,7 @@ async def _advance_clock(
         return False
     clock.move_to(min(times))
     await store.register(worker, LEASE_MS)
-    return await store.expire() > 0 or next_due is not None or fires_at is not None
+    return await store.expire() > 0 or len(times) > held or bool(fires)
 
 
 async def _describe_remaining(store: Store) -> str:

@@ -17,17 +17,17 @@ from batchflow.batch.handle import BatchHandle
 from batchflow.batch.status import BatchSummary
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.failure_budget import FailureBudget
-from batchflow.core.store import Store
 from batchflow.errors import ConfigurationError, hook_step
 from batchflow.serve.functions import ServedFunction
 from batchflow.serve.runs import RunHandle
 from batchflow.serve.trigger import Dedup, TriggerOptions
 from batchflow.serve.validation import parse_timestamp
 from batchflow.testing.clock import DEFAULT_START, FixedEntropy, ManualClock
-from batchflow.testing.drive import StillWaiting, drive
-from batchflow.testing.faults import FaultPlan, PlannedCrash, ProcessCrashed, ProcessStore, require_positive
+from batchflow.testing.drive import StillWaiting
+from batchflow.testing.faults import FaultPlan, PlannedCrash, require_positive
 from batchflow.testing.history import History
 from batchflow.testing.records import FINAL_STATES, BatchRecord, RunRecord, StepRecord, format_table
+from batchflow.testing.stages import Play, stage_of
 from batchflow.testing.stores import StoreOption, store_for
 from batchflow.testing.stubs import (
     HasId,
@@ -87,6 +87,9 @@ class Environment:
     function (the step "failure-function") has to be answered, so that none of the app's own code reaches anything;
     `fetch`, `filter` and `count` execute as they are.
 
+    An app on QStash is called by a QStash in memory, without sockets: whatever its account is, nothing reaches it.
+    `store` is then the place of its batches.
+
     Raises:
         ConfigurationError: on entering: the app is running already, the URL names no store, or fakeredis is missing.
         Unused: on leaving: the test arranged something that never came about.
@@ -110,16 +113,24 @@ class Environment:
         self.app = app
         self.clock = start if isinstance(start, ManualClock) else ManualClock(parse_timestamp(start, option="start"))
         self._store_option = store
-        self._entropy = FixedEntropy(seed)
-        self._always_replay = always_replay
-        self._rounds = rounds
         self._history = History(self.clock.now, self.__str__)
         self._batches: dict[str, BatchRecord[Any]] = {}
         self._start = self._history.now()
         self._steps = StepStubs(self._history, strict=strict)
         self._caller = StubCaller(self._history, allow_network=allow_network)
         self._faults = FaultPlan()
-        self._store: Store | None = None
+        self._stage = stage_of(
+            Play(
+                app=app,
+                clock=self.clock,
+                entropy=FixedEntropy(seed),
+                history=self._history,
+                caller=self._caller,
+                faults=self._faults,
+                always_replay=always_replay,
+                rounds=rounds,
+            )
+        )
         self._stack: AsyncExitStack | None = None
         self._overrides = ExitStack()
 
@@ -135,28 +146,25 @@ class Environment:
         engine, app = self.app.engine, self.app
         async with AsyncExitStack() as stack:
             store, close = store_for(self._store_option, app.settings, self.clock)
-            process = ProcessStore(store, self._history, self._faults)
-            overrides = engine.substituted(
-                store=process, clock=self.clock, entropy=self._entropy, always_replay=self._always_replay
-            )
-            self._overrides.enter_context(overrides)
-            self._overrides.callback(setattr, app, "worker", app.worker)
             stack.callback(self._overrides.close)
+            stack.push_async_callback(close)
+            stack.push_async_callback(self._caller.close)
+            stack.push_async_callback(self._stage.close)
+            await self._stage.open(store, self._overrides)
+            self._overrides.callback(setattr, app, "worker", app.worker)
             # A lifespan that is entered in the test starts no worker, which would work in real time.
             app.worker = False
             engine.step_override, engine.caller = self._steps.replace, self._caller
             self._caller.limit = engine.limit
-            stack.push_async_callback(close)
-            stack.push_async_callback(self._caller.close)
             stack.push_async_callback(app.stop)
             await app.start(worker=False)
-            self._store, self._stack = store, stack.pop_all()
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        stack, self._stack, self._store = self._stack, None, None
+        stack, self._stack = self._stack, None
         if stack is not None:
             await stack.aclose()
         if error is None:
@@ -169,15 +177,14 @@ class Environment:
 
     def restore(self) -> None:
         """Put the app's own store and clock back without an event loop, if a test never left `async with`."""
-        stack, self._stack, self._store = self._stack, None, None
+        stack, self._stack = self._stack, None
         if stack is not None:
             self._overrides.close()
             self.app.resources.drop()
 
-    def _require_open(self) -> Store:
-        if self._store is None:
+    def _require_open(self) -> None:
+        if self._stack is None:
             raise ConfigurationError("the test environment is not open; write 'async with flow_env(flow) as env:'")
-        return self._store
 
     def _check_used(self) -> None:
         kinds = self._history.kinds()
@@ -354,14 +361,9 @@ class Environment:
             StillWaiting: it does not come to rest; the message shows what happened so far.
         """
         end = None if until is None else parse_timestamp(until, option="until")
-        store = self._require_open()
+        self._require_open()
         try:
-            while True:
-                try:
-                    await drive(self.app, self.clock, rounds=self._rounds, until=end)
-                    break
-                except ProcessCrashed:
-                    self.app.engine.store = ProcessStore(store, self._history, self._faults)
+            await self._stage.drive(end)
         except StillWaiting as error:
             await self._refresh()
             raise StillWaiting(f"{error}\n{self}") from None
@@ -394,10 +396,11 @@ class Environment:
             raise Unanswered("\n".join([*dict.fromkeys(unanswered), str(self)]))
 
     async def _refresh(self) -> None:
-        """Read what only the store knows."""
-        store = self._require_open()
+        """Read what only the store and the engine know."""
+        self._require_open()
+        engine = self.app.engine
         for run in [run for run in self._history.runs.values() if run.state not in FINAL_STATES]:
-            stored = await store.run(run.id)
+            stored = await self._stage.run(run.id)
             if stored is not None:
                 self._history.update(stored)
         for run in self._history.runs.values():
@@ -405,9 +408,9 @@ class Environment:
                 run.codec = served.result
         for run in self._history.runs.values():
             if run.state == "failed" and not run.is_layer:
-                letter = await store.dead_letter(run.id)
+                letter = await engine.dead_letter_store.find(run.id)
                 run.failure = None if letter is None else letter.failure
-        for batch in await store.batches(limit=_BATCHES):
+        for batch in await engine.store.batches(limit=_BATCHES):
             if (workflow := self.app.workflows.get(batch.workflow)) is not None:
                 record = self._batch_record(workflow.batch(batch.id))
                 if batch.items_ended and record.ended is None:

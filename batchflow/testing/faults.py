@@ -1,4 +1,4 @@
-"""Faults by name: stores that crash, fail or lose a reply, and the process of a test environment with its faults."""
+"""Faults by name: stores that crash, fail or lose a reply, and the faults that a test arranges for its processes."""
 
 import asyncio
 import contextlib
@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from batchflow.core.failure_functions import HTTP_CALLS
-from batchflow.core.message import Claim, ClaimResult
+from batchflow.core.message import Claim
 from batchflow.core.run import Step
-from batchflow.core.settlement import Effect, Notice, Settlement, SettleResult, released
+from batchflow.core.settlement import Effect, Notice, Settlement, SettleResult
 from batchflow.core.store import RecordResult, Renew, Store
 from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import ConfigurationError, StoreUnavailable
-from batchflow.testing.history import History
-from batchflow.testing.records import RunRecord
 from batchflow.testing.stubs import names_step
 
 T = TypeVar("T")
@@ -274,11 +272,15 @@ class FaultPlan:
         if claim.destination in HTTP_CALLS or claim.id in self._redelivered:
             self._redelivered.discard(claim.id)
             return False
-        self.deliveries += 1
-        if self.deliveries not in self.twice:
+        if not self.count_delivery():
             return False
         self._redelivered.add(claim.id)
         return True
+
+    def count_delivery(self) -> bool:
+        """Count a delivery; tell if it is to be repeated."""
+        self.deliveries += 1
+        return self.deliveries in self.twice
 
     def describe_unused(self) -> list[str]:
         """Return one sentence for each fault that never happened."""
@@ -302,97 +304,6 @@ def require_positive(number: object, option: str) -> int:
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise ConfigurationError(f"'{option}' cannot be {number!r}; write a number from 1")
     return number
-
-
-class ProcessStore(StoreProxy):
-    """The store of one life of the process, which records what happens and applies the faults.
-
-    It stays open when the app closes it; the end of the test closes it.
-    """
-
-    def __init__(self, store: Store, history: History, faults: FaultPlan) -> None:
-        super().__init__(store)
-        self._history = history
-        self._faults = faults
-        self._delayed: list[tuple[int, Claim]] = []
-        self._due: dict[str, int] = {}
-
-    async def close(self) -> None:
-        """Do nothing: the state in memory has to outlive a stop of the app."""
-
-    async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> ClaimResult:
-        """See the protocol; this applies double, late and reordered deliveries."""
-        claimed = await self._call_verb("claim", lambda: self.store.claim(worker, destinations, limit))
-        for claim in claimed.claims:
-            self._history.on_claim(claim)
-            if self._faults.is_delivered_twice(claim):
-                # The message becomes due with another fence, so whatever the first delivery writes now is stale.
-                await self.store.settle(released(claim))
-        if self._faults.late_ms or self._faults.order or self._delayed:
-            return self._reschedule(claimed)
-        return claimed
-
-    def _reschedule(self, claimed: ClaimResult) -> ClaimResult:
-        now = self._history.now_ms()
-        late = now + self._faults.late_ms
-        self._delayed += [(self._due.pop(claim.id, late), claim) for claim in claimed.claims]
-        there = [held for held in self._delayed if held[0] <= now]
-        if self._faults.order is not None:
-            delivered = [self._faults.order.choice(there)] if there else []
-        else:
-            # Two deliveries of one message do not overlap in one batch of claims.
-            delivered = list({held[1].id: held for held in reversed(there)}.values())[::-1]
-        for held in delivered:
-            self._delayed.remove(held)
-        dues = [due for due, _ in self._delayed] + ([] if claimed.next_due is None else [claimed.next_due])
-        return ClaimResult([claim for _, claim in delivered], min(dues, default=None))
-
-    async def deregister(self, worker: str) -> None:
-        """See the protocol; delayed claims of the worker stay delayed for the next one, until the same time."""
-        self._due.update((claim.id, due) for due, claim in self._delayed)
-        self._delayed.clear()
-        await self._call_verb("dismiss", lambda: self.store.deregister(worker))
-
-    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[RecordResult]:
-        """See the protocol."""
-        return self._record(claim, fence, step, effects)
-
-    async def _record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...]) -> RecordResult:
-        if self.died.is_set():
-            await self._hang("record")
-        death = self._faults.crash_at(claim, [step])
-        if death == "before":
-            await self._crash("record")
-        verdict = await self.store.record(claim, fence, step, effects)
-        if verdict == "recorded":
-            self._history.on_record(claim, step, effects)
-        if death is not None or self.died.is_set():
-            await self._crash("record")
-        return verdict
-
-    def settle(self, settlement: Settlement) -> Awaitable[SettleResult]:
-        """See the protocol."""
-        return self._settle(settlement)
-
-    async def _settle(self, settlement: Settlement) -> SettleResult:
-        if self.died.is_set():
-            await self._hang("settle")
-        death = self._faults.crash_at(settlement.id, [*settlement.steps, *self._final_step(settlement)])
-        if death == "before":
-            await self._crash("settle")
-        answer = await self.store.settle(settlement)
-        if not answer.stale:
-            self._history.on_settle(settlement)
-        if death is not None or self.died.is_set():
-            await self._crash("settle")
-        return answer
-
-    def _final_step(self, settlement: Settlement) -> list[str]:
-        """Return the name of an item's last step, which is settled with the item and never in its journal."""
-        run: RunRecord[object] | None = self._history.runs.get(settlement.id)
-        if run is None or not run.item or settlement.ending not in ("done", "failed", "dead"):
-            return []
-        return [record.name for record in run.history if record.name not in run.journal]
 
 
 def _count(count: int, word: str, one: str = "", many: str = "s") -> str:

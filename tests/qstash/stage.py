@@ -12,6 +12,7 @@ from batchflow.core.ports import Clock
 from batchflow.engine.push_client import PushRequest
 from batchflow.engine.push_response import PushResponse
 from batchflow.testing import FixedEntropy, ManualClock, drive
+from batchflow.testing.app_client import send_by_asgi
 from tests.stores.kinds import Kind, made
 
 APP_URL = "https://app.example.com"
@@ -35,14 +36,9 @@ class AppClient:
             return await self.elsewhere(request)
         assert self.app is not None
         self.requests.append(request)
-        transport = httpx.ASGITransport(self.app)
-        async with httpx.AsyncClient(transport=transport) as http:
-            headers = [(name.encode(), value.encode()) for name, value in request.headers]
-            response = await http.request(request.method, request.url, headers=headers, content=request.body)
-        self.answers.append(response.status_code)
-        return self.after(
-            request, PushResponse(response.status_code, tuple(response.headers.items()), response.content)
-        )
+        response = await send_by_asgi(self.app, request)
+        self.answers.append(response.status)
+        return self.after(request, response)
 
     async def close(self) -> None:
         """Nothing is kept open."""

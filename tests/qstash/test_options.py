@@ -14,6 +14,8 @@ from batchflow.engine.push_client import PushRequest
 from batchflow.engine.push_response import PushResponse
 from batchflow.errors import ConfigurationError, InputError, StepFailed
 from batchflow.qstash.engine import QStashEngine
+from batchflow.stores.sqlite import SqliteStore
+from batchflow.testing import ManualClock
 from tests.qstash.stage import APP_URL, WireStage
 
 VARIABLES = ("QSTASH_TOKEN", "QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY")
@@ -46,6 +48,12 @@ def test_the_environment_alone_makes_an_app_on_qstash(environment: pytest.Monkey
     flow = Batchflow()
     assert not flow.worker
     assert "secret-value" not in repr(flow.settings)
+
+
+def test_a_store_object_goes_before_the_environment(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("BATCHFLOW_URL", "qstash://")
+    store = SqliteStore(":memory:", clock=ManualClock())
+    assert Batchflow(store).engine.store is store
 
 
 def test_an_address_belongs_into_a_variable_of_its_own(environment: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from batchflow import NonRetryable
 from batchflow.testing import Environment, FlowEnv
-from tests.testing.onboarding import NewUser, approval, counting, flow, greet, onboarding
+from tests.testing.onboarding import NewUser, Programs
 
 STEPS = ["send-welcome", "three-days", "ask", "send-reminder"]
 
@@ -34,39 +34,39 @@ WRONG: list[tuple[Callable[[Environment], object], str]] = [
 ]
 
 
-async def two_runs(env: Environment) -> None:
+async def two_runs(env: Environment, programs: Programs) -> None:
     env.answer_call("ask", 200)
     env.fail("send-reminder", NonRetryable("no such address"))
-    await env.trigger(onboarding, NewUser(email="a@b.c"), run_id="run-1")
-    await env.trigger(approval, "x", run_id="run-2")
+    await env.trigger(programs.onboarding, NewUser(email="a@b.c"), run_id="run-1")
+    await env.trigger(programs.approval, "x", run_id="run-2")
     await env.advance("3d")
 
 
-async def test_what_happened_is_a_table(flow_env: FlowEnv) -> None:
+async def test_what_happened_is_a_table(flow_env: FlowEnv, programs: Programs) -> None:
     """As text and as the representation."""
-    async with flow_env(flow) as env:
-        await two_runs(env)
+    async with flow_env(programs.flow) as env:
+        await two_runs(env, programs)
         assert str(env) == TABLE
         assert TABLE in repr(env)
 
 
 @pytest.mark.parametrize(("check", "phrase"), WRONG)
 async def test_a_failed_assertion_says_what_did_happen(
-    flow_env: FlowEnv, check: Callable[[Environment], object], phrase: str
+    flow_env: FlowEnv, programs: Programs, check: Callable[[Environment], object], phrase: str
 ) -> None:
     """The message comes first, then the table."""
-    async with flow_env(flow) as env:
-        await two_runs(env)
+    async with flow_env(programs.flow) as env:
+        await two_runs(env, programs)
         with pytest.raises(AssertionError) as caught:
             check(env)
     first, _, rest = str(caught.value).partition("\n")
     assert (phrase in first, rest) == (True, TABLE), first
 
 
-async def test_assertions_hold_of_what_did_happen(flow_env: FlowEnv) -> None:
+async def test_assertions_hold_of_what_did_happen(flow_env: FlowEnv, programs: Programs) -> None:
     """For all runs, and for one."""
-    async with flow_env(flow) as env:
-        await two_runs(env)
+    async with flow_env(programs.flow) as env:
+        await two_runs(env, programs)
         env.assert_ran("ask")
         env.assert_ran("ask", times=1, run="run-1")
         env.assert_not_ran("ask", run=env.runs[1])
@@ -74,11 +74,11 @@ async def test_assertions_hold_of_what_did_happen(flow_env: FlowEnv) -> None:
         assert repr(env.runs[1]) == "RunRecord('run-2', waiting, steps=[])"
 
 
-async def test_a_batch_that_did_not_succeed_says_so(flow_env: FlowEnv) -> None:
+async def test_a_batch_that_did_not_succeed_says_so(flow_env: FlowEnv, programs: Programs) -> None:
     """With the counts, and its failed items in the table; only the first runs are shown."""
-    async with flow_env(flow) as env:
+    async with flow_env(programs.flow) as env:
         env.fail("greet:process-item", NonRetryable("no"), times=None)
-        batch = await env.run(greet, ids=[f"u{number}" for number in range(21)])
+        batch = await env.run(programs.greet, ids=[f"u{number}" for number in range(21)])
         with pytest.raises(AssertionError) as caught:
             batch.assert_completed()
     lines = str(caught.value).splitlines()
@@ -88,10 +88,10 @@ async def test_a_batch_that_did_not_succeed_says_so(flow_env: FlowEnv) -> None:
     assert lines[-1] == "… and 1 more run"
 
 
-async def test_a_batch_that_has_not_ended_says_so(flow_env: FlowEnv) -> None:
+async def test_a_batch_that_has_not_ended_says_so(flow_env: FlowEnv, programs: Programs) -> None:
     """Where its summary is asked for."""
-    async with flow_env(flow) as env:
-        batch = await env.trigger(greet, ids=["u1"])
+    async with flow_env(programs.flow) as env:
+        batch = await env.trigger(programs.greet, ids=["u1"])
         with pytest.raises(
             AssertionError, match=rf"^batch '{batch.id}' of 'greet' has not ended\n0 runs, at 2023-11-14"
         ):
@@ -99,10 +99,10 @@ async def test_a_batch_that_has_not_ended_says_so(flow_env: FlowEnv) -> None:
         assert repr(batch) == f"BatchRecord('{batch.id}', not ended)"
 
 
-async def test_a_cancelled_run_is_told(flow_env: FlowEnv) -> None:
+async def test_a_cancelled_run_is_told(flow_env: FlowEnv, programs: Programs) -> None:
     """Also when it was waiting, and nothing of it was delivered."""
-    async with flow_env(flow) as env:
-        run = await env.trigger(counting, "one", delay="1h")
-        assert await flow.cancel(run.id) == 1
+    async with flow_env(programs.flow) as env:
+        run = await env.trigger(programs.counting, "one", delay="1h")
+        assert await programs.flow.cancel(run.id) == 1
         await env.drive()
         assert run.state == "cancelled"
