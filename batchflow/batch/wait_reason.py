@@ -45,9 +45,14 @@ class WaitReasons:
         self._state = state
         stalled = self._looked_at is None or batch.counts.ended == self._ended
         self._looked_at, self._ended = now, batch.counts.ended
-        concurrency = self._client.concurrency
         self._found = await find_wait_reason(
-            self._client.store, self._definition, batch, now, concurrency=concurrency, stalled=stalled
+            self._client.store,
+            self._definition,
+            batch,
+            now,
+            concurrency=self._client.concurrency,
+            stalled=stalled,
+            unserved=None if self._client.executes else (),
         )
         return self._found
 

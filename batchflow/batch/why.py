@@ -77,7 +77,7 @@ async def explain_wait(client: Client, definition: Definition | None, batch: Bat
     waiting = Counter(it.flow_key for it in (*found, *layers) if it.state != "running")
     # Those that are tried again do not wait for room: the reason sets them apart by the counts of the batch.
     waiting[batch.flow_key or ""] += batch.counts.retrying + batch.counts.parked - _count_again(found)
-    routes, work = WorkflowRoutes(definition, batch.workflow), await store.unserved()
+    routes, work = WorkflowRoutes(definition, batch.workflow), await store.unserved() if client.executes else ()
     reason = await find_wait_reason(
         store, definition, batch, now, concurrency=client.concurrency, waiting=waiting, unserved=work
     )
@@ -91,7 +91,7 @@ async def explain_wait(client: Client, definition: Definition | None, batch: Bat
     return WaitReport(
         batch=batch,
         at=now,
-        sentence=_Sentence(batch, reason, found, layers, steps, workers, now).text(),
+        sentence=_Sentence(batch, reason, found, layers, steps, workers if client.executes else None, now).text(),
         reason=reason,
         items=items,
         layers=layers,
@@ -145,7 +145,10 @@ def _ended_sentence(batch: Batch) -> str:
 
 
 class _Sentence:
-    """The sentence that answers the question, in parts: what stops the batch, and what of it is open."""
+    """The sentence that answers the question, in parts: what stops the batch, and what of it is open.
+
+    `workers` are those that serve it; None if none is needed.
+    """
 
     def __init__(
         self,
@@ -154,7 +157,7 @@ class _Sentence:
         items: Sequence[OpenMessage],
         layers: Sequence[OpenMessage],
         steps: Mapping[str, str],
-        workers: Sequence[WorkerStatus],
+        workers: Sequence[WorkerStatus] | None,
         now: int,
     ) -> None:
         self._batch = batch
@@ -174,7 +177,8 @@ class _Sentence:
         if self._batch.state == "cancelling":
             return "it is being cancelled, and what is under way ends at its next step"
         reason = self._reason if self._reason and self._reason.code not in _SLOWS else None
-        if all(it.lost for it in self._workers) and (reason is None or reason.code in ("unserved", "worker_silent")):
+        is_served = self._workers is None or not all(it.lost for it in self._workers)
+        if not is_served and (reason is None or reason.code in ("unserved", "worker_silent")):
             silent = f": {reason.sentence}" if reason and reason.code == "worker_silent" else ""
             return f"no live worker serves it{silent}"
         return reason.sentence if reason else ""

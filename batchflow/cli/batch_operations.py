@@ -12,7 +12,7 @@ from batchflow.batch.status import format_counts
 from batchflow.cli.batches import BatchIdArgument, group, require_batch
 from batchflow.cli.options import JsonOption, UrlOption, YesOption, confirm
 from batchflow.cli.output import Output
-from batchflow.cli.target import open_engine
+from batchflow.cli.target import open_batches
 from batchflow.core.batch import MAX_PRIORITY, Batch
 from batchflow.core.ports import Client
 from batchflow.engine.engine import Engine
@@ -56,7 +56,7 @@ class PauseBatches:
 
     async def execute(self) -> int:
         """Pause the batches; 1 if there is none to pause."""
-        async with open_engine(self.url) as engine:
+        async with open_batches(self.url) as engine:
             changed, found = await _change(engine, _selection(self), pause_batches)
             now = engine.now()
         if self.as_json and len(found) == 1:
@@ -87,7 +87,7 @@ class ResumeBatches:
 
     async def execute(self) -> int:
         """Resume the batches; 1 if none was paused."""
-        async with open_engine(self.url) as engine:
+        async with open_batches(self.url) as engine:
             changed, found = await _change(engine, _selection(self), resume_batches)
             now = engine.now()
         if self.as_json and len(found) == 1:
@@ -125,7 +125,7 @@ class CancelBatches:
     async def execute(self) -> int:
         """Cancel the batches; 1 if all had ended before."""
         which = _selection(self)
-        async with open_engine(self.url) as engine:
+        async with open_batches(self.url) as engine:
             await _require_known(engine, which)
             if not which.ids and (question := await _cancel_question(engine, which)):
                 confirm(question, yes=self.yes)
@@ -158,7 +158,7 @@ class ApproveBatch:
 
     async def execute(self) -> int:
         """Approve the batch; 1 if it needed no approval."""
-        async with open_engine(self.url) as engine:
+        async with open_batches(self.url) as engine:
             await require_batch(engine, self.id)
             approved = await engine.approve_batch(self.id)
             batch, now = await require_batch(engine, self.id), engine.now()
@@ -193,7 +193,7 @@ class SetBatchPriority:
 
     async def execute(self) -> int:
         """Change the priority; 1 if the batch had ended before."""
-        async with open_engine(self.url) as engine:
+        async with open_batches(self.url) as engine:
             await require_batch(engine, self.id)
             changed = await engine.set_batch_priority(self.id, self.priority)
             batch, now = await require_batch(engine, self.id), engine.now()

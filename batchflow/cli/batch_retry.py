@@ -13,7 +13,7 @@ from batchflow.cli.batches import BatchIdArgument, require_batch
 from batchflow.cli.ids_file import read_ids
 from batchflow.cli.options import JsonOption, UrlOption, option_names
 from batchflow.cli.output import Output, program_name
-from batchflow.cli.target import load_flow, open_engine
+from batchflow.cli.target import load_flow, open_batches
 from batchflow.core.batch import Batch
 from batchflow.engine.engine import Engine
 from batchflow.errors import InputError
@@ -83,7 +83,7 @@ class RetryBatch:
 
     async def _retry(self, request: RetryRequest) -> _Retried:
         if self.app is None:
-            async with open_engine(self.url) as engine:
+            async with open_batches(self.url) as engine:
                 done = await Retries(engine, None).retry(await require_batch(engine, self.id), request)
                 return _Retried(done, await require_batch(engine, self.id), engine.now())
         flow = load_flow(self.app)

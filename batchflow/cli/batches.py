@@ -17,7 +17,7 @@ from batchflow.cli.options import JsonOption, UrlOption, option_names
 from batchflow.cli.output import (
     Output,
 )
-from batchflow.cli.target import choose_workflow, load_flow, open_engine
+from batchflow.cli.target import choose_workflow, load_flow, open_batches
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.ids import item_run_id
 from batchflow.core.store import Reads
@@ -57,7 +57,7 @@ class ListBatches:
     async def execute(self) -> int:
         """Print the list."""
         url = self.url if self.target is None else load_flow(self.target).settings.url
-        async with open_engine(url) as engine:
+        async with open_batches(url) as engine:
             found, next_cursor = await list_batches(
                 engine,
                 workflow=self.workflow,
@@ -66,7 +66,7 @@ class ListBatches:
                 cursor=self.cursor,
                 limit=self.limit,
             )
-            unserved = await engine.store.unserved() if any(not it.items_ended for it in found) else ()
+            unserved = await engine.run_store.unserved() if any(not it.items_ended for it in found) else ()
             now = engine.now()
         # A store may hold batches of workflows that this app does not have.
         if self.target is not None and self.workflow is not None and not found and self.cursor is None:
@@ -93,7 +93,7 @@ class ShowBatch:
 
     async def execute(self) -> int:
         """Print the batch."""
-        async with open_engine(self.url) as engine:
+        async with open_batches(self.url) as engine:
             batch = await require_batch(engine, self.id)
             details = await BatchDetails.read(engine, batch, self.limit)
             now = engine.now()
@@ -123,7 +123,7 @@ class ShowItem:
 
     async def execute(self) -> int:
         """Print the item."""
-        async with open_engine(self.url) as engine:
+        async with open_batches(self.url) as engine:
             batch = await require_batch(engine, self.id)
             item = await _find_item(engine.store, batch, self.item)
             run = await engine.store.run(item_run_id(self.id, item.number))
@@ -160,7 +160,7 @@ class ExportBatch:
             format, state = check_format(self.format), _check_state(self.state)
         if self.as_json and self.folder is None:
             raise InputError("--json prints the manifest, and there is none on stdout; name a FOLDER")
-        async with open_engine(self.url) as engine:
+        async with open_batches(self.url) as engine:
             export = Export(engine.store, await require_batch(engine, self.id), format, state)
             if self.folder is None:
                 async for piece in export.lines():

@@ -131,7 +131,7 @@ class ListDeadLetterGroups(LetterFilter):
         async with open_engine(self.url) as engine:
             with option_names():
                 found = await DeadLetters(engine).groups(limit=self.limit, **self.filter())
-            example = await engine.store.dead_letter(found[0].example) if found else None
+            example = await engine.dead_letter_store.find(found[0].example) if found else None
         if self.as_json:
             Output().print_json(DeadLetterGroupList.of(found).document())
         else:
@@ -152,7 +152,7 @@ class ShowDeadLetter:
         """Print the dead letter."""
         async with open_engine(self.url) as engine:
             letter = await DeadLetters(engine).get(self.id)
-            run = await engine.store.run(self.id)
+            run = await engine.run_store.run(self.id)
         if self.as_json:
             Output().print_json(DeadLetterDetail.of(letter).document())
         else:
@@ -174,6 +174,8 @@ class LetterCommand(LetterFilter):
             output.print_json(DeadLetterResponse.of(result).document())
             return 1 if result.failed or not result.count else 0
         output.print(f"{_DONE[command]} {quantity(result.count, 'dead letter')}")
+        if new := [it for it in result.run_ids if it not in result.ids]:
+            output.print(f"  as new runs: {_named(new)}" if len(new) > 1 else f"  as the new run {new[0]}")
         if result.refused:
             reasons = f" ({_REFUSED[command]})" if len(result.refused) > result.posts else ""
             output.print(f"refused: {_named(result.refused)}{reasons}", style="yellow")

@@ -74,7 +74,7 @@ def print_waiters(output: Output, event: str, found: Sequence[Waiter]) -> None:
     if not found:
         output.print(f"No run waits for '{event}'")
         return
-    since, times = time_column("since", [it.since for it in found], "%Y-%m-%d %H:%M:%S")
+    since, times = time_column("since", [it.since or None for it in found], "%Y-%m-%d %H:%M:%S")
     rows = [[it.run, it.step, time, _until_text(it)] for it, time in zip(found, times, strict=True)]
     print_table(output, ["run", "step", since, "until"], rows, [""] * len(rows))
 

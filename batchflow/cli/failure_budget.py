@@ -9,7 +9,7 @@ from batchflow.batch.names import quantity
 from batchflow.cli.batches import BatchIdArgument, require_batch
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import Output
-from batchflow.cli.target import open_engine
+from batchflow.cli.target import open_batches
 from batchflow.core.batch import Batch
 from batchflow.core.failure_budget import FailureBudget
 from batchflow.errors import InputError, OptionError
@@ -113,7 +113,7 @@ class SetFailureBudget:
         if self.remove and budget is not None:
             raise InputError("--remove excludes the other options of a failure budget; leave it out, or them")
         changes = self.remove or budget is not None
-        async with open_engine(self.url) as engine:
+        async with open_batches(self.url) as engine:
             await require_batch(engine, self.id)
             changed = changes and await engine.set_failure_budget(self.id, budget)
             batch, now = await require_batch(engine, self.id), engine.now()

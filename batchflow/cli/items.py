@@ -8,7 +8,7 @@ import typer
 
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import STATE_STYLES, Output, print_table, program_name, time_column
-from batchflow.cli.target import open_engine
+from batchflow.cli.target import open_batches
 from batchflow.core.batch import Item
 from batchflow.core.report import headline, one_line
 from batchflow.http.schemas.items import ItemHistory
@@ -31,7 +31,7 @@ class ListItemHistory:
 
     async def execute(self) -> int:
         """Print the list; 1 if it is empty."""
-        async with open_engine(self.url) as engine:
+        async with open_batches(self.url) as engine:
             found = await engine.store.find_items(self.workflow, self.item, self.limit)
         if self.as_json:
             Output().print_json(ItemHistory.of(self.workflow, self.item, found).document())

@@ -21,7 +21,7 @@ from pydantic_core import from_json
 from batchflow.cli.groups import CommandGroup
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import Output
-from batchflow.cli.target import existing_store, open_existing_store
+from batchflow.cli.target import existing_store, open_existing_store, store_settings
 from batchflow.core.batch import Mark, ledger_name, workflow_of_ledger
 from batchflow.core.store import Store
 from batchflow.engine.clock import SystemClock
@@ -173,7 +173,7 @@ class ExportLedger:
         count = 0
         try:
             with _open_output(self.file) as out:
-                async for ledger, mark in _read_marks(Settings.load(url=self.url)):
+                async for ledger, mark in _read_marks(store_settings(self.url)):
                     if self.workflow in (None, workflow_of_ledger(ledger)):
                         out.write(format_line(ledger, mark))
                         count += 1
@@ -201,7 +201,7 @@ class ImportLedger:
     async def execute(self) -> int:
         """Write the marks, a chunk in each transaction, without those that have expired."""
         count = 0
-        store = open_store(Settings.load(url=self.url), SystemClock())
+        store = open_store(store_settings(self.url), SystemClock())
         if isinstance(store, SqliteStore) and store.path == ":memory:":
             raise InputError("the ledger would be lost after this command; name a file with --url or BATCHFLOW_URL")
         with _open_input(self.file) as source:

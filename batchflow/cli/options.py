@@ -68,7 +68,7 @@ RUN_OPTIONS = _TRIGGER_OPTIONS | {"payload", "run_id", "wait"}
 """The options of a run, as `ServedFunction.trigger` names them, and those of the command alone."""
 
 
-_FLAGS = {"headers": "--header", "duration": "--for"}
+_FLAGS = {"headers": "--header", "duration": "--for", "flow_control": "--flow-key"}
 
 
 def option_flag(name: str) -> str:

@@ -264,13 +264,14 @@ class _BatchRunner:
 
     async def _work_until_end(self, handle: BatchHandle[Any], display: ProgressDisplay) -> bool:
         """Work until the batch ends or a signal comes; True if the batch has ended."""
-        await self._flow.start(worker=True, schedules=False)
+        await self._flow.start(worker=self._flow.engine.executes, schedules=False)
         watching = asyncio.create_task(self._watch(handle, display))
         if await self._signals.wait_for(watching):
             await watching
             return True
-        grace = humanize_duration(int(self._flow.settings.grace.total_seconds() * 1000))
-        self._print(f"Stopping: running items have {grace} to end; Ctrl-C again exits at once")
+        if self._flow.engine.executes:
+            grace = humanize_duration(int(self._flow.settings.grace.total_seconds() * 1000))
+            self._print(f"Stopping: running items have {grace} to end; Ctrl-C again exits at once")
         await self._flow.engine.stop()
         await cancel_and_wait(watching)
         return (await handle.status()).is_over
@@ -311,8 +312,12 @@ class _BatchRunner:
         if not self._flow.engine.store.is_durable:
             self._print(f"Stopped. {done} items were done; the state was in memory and is lost.")
             return self._signals.exit_code
-        self._print(f"Stopped. {done} items are done; the rest is released.")
-        self._print(f"  resume: {self._command.command_line(self._workflow.name)}")
+        if self._flow.engine.executes:
+            self._print(f"Stopped. {done} items are done; the rest is released.")
+            self._print(f"  resume: {self._command.command_line(self._workflow.name)}")
+        else:
+            self._print(f"Stopped looking. {done} items are done; the batch goes on.")
+            self._print(f"  look: {self._command.command_line(self._workflow.name)}")
         self._print(f"  cancel: {program_name()} batches cancel {handle.id}{url_option(self._flow.settings)}")
         return self._signals.exit_code
 

@@ -89,7 +89,7 @@ class _RunLines:
             self._print_end(run)
         # The reason of a run that has just begun to wait may be over with the next look; a step tells its own time.
         elif before == run and not (run.due_at and any(step.state == "pending" for step in run.steps)):
-            reason = await find_run_wait_reason(engine.store, run, engine.now())
+            reason = await find_run_wait_reason(engine.run_store, run, engine.now())
             if reason is not None and reason != self._reason:
                 self._print(engine.now(), reason, "yellow")
             self._reason = reason

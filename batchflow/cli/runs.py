@@ -230,7 +230,7 @@ class TriggerRun:
         """Load the target, read the payload, and start the run."""
         flow = load_flow(self.target)
         function = choose_function(flow, self.route, self.target)
-        if not self.wait and not flow.engine.store.is_durable:
+        if not self.wait and not flow.engine.is_durable:
             raise ConfigurationError(
                 f"the state of '{self.target}' is in memory ({flow.settings.url}), and the run would be lost "
                 f"after this command; add --wait, or set BATCHFLOW_URL to a file, such as sqlite:///batchflow.db"
@@ -269,16 +269,16 @@ class TriggerRun:
             output.stderr.print(f"Run {handle.id} of {route}", soft_wrap=True)
         level = "WARNING" if self.as_json else Settings.load().log_level
         with SignalHandler(flow.settings.grace.total_seconds()) as signals, LogWriter(level, output):
-            await flow.start(worker=True, schedules=False)
+            await flow.start(worker=flow.engine.executes, schedules=False)
             ending = asyncio.create_task(handle.wait())
             if await signals.wait_for(ending):
                 return await self._report_end(output, handle, ending)
             await flow.engine.stop()
             await cancel_and_wait(ending)
             if not self.as_json:
-                goes_on = (
-                    "continues with the next worker" if flow.engine.store.is_durable else "was in memory and is lost"
-                )
+                goes_on = "was in memory and is lost"
+                if flow.engine.is_durable:
+                    goes_on = "continues with the next worker" if flow.engine.executes else "goes on"
                 output.stderr.print(f"Stopped. Run {handle.id} {goes_on}.", soft_wrap=True)
             return signals.exit_code
 
@@ -294,7 +294,7 @@ class TriggerRun:
 
 
 async def _require_run(engine: Engine, id: str) -> Run:
-    run = await engine.store.run(id)
+    run = await engine.run_store.run(id)
     if run is None:
         raise NotFoundError(f"there is no run '{id}' here; 'batchflow runs' lists them")
     return run
@@ -302,7 +302,7 @@ async def _require_run(engine: Engine, id: str) -> Run:
 
 def _with_slash(function: str | None) -> str | None:
     """A route. The first slash can be omitted: some shells turn a word with one into a path."""
-    return function if function is None or function.startswith("/") else f"/{function}"
+    return function if function is None or function.startswith("/") or "://" in function else f"/{function}"
 
 
 def _check_cursor(cursor: str | None) -> None:

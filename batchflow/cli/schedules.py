@@ -1,6 +1,6 @@
 """`batchflow schedules`: lists, shows, makes, pauses, resumes, fires and deletes schedules."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -25,6 +25,7 @@ from batchflow.cli.output import Output, print_pairs, print_table, program_name,
 from batchflow.cli.target import load_flow, open_engine
 from batchflow.core.ports import ScheduleTarget
 from batchflow.core.schedule import Cron, Overlap, ScheduleStatus
+from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError
 from batchflow.http.schemas.schedules import (
     UPCOMING,
@@ -63,7 +64,7 @@ class ListSchedules:
         """Print the list."""
         async with open_engine(self.url) as engine:
             found = await ScheduleAdmin(engine).list(after=self.cursor or "", limit=self.limit + 1)
-            served = served_by(await engine.store.workers())
+            served = await _served(engine, found)
         page, more = found[: self.limit], len(found) > self.limit
         if self.as_json:
             cursor = page[-1].id if more else None
@@ -89,7 +90,7 @@ class ShowSchedule:
         """Print the schedule."""
         async with open_engine(self.url) as engine:
             status = await ScheduleAdmin(engine).get(self.id)
-            served = served_by(await engine.store.workers())
+            served = await _served(engine, [status])
         _print_status(status, served, as_json=self.as_json)
         return 0
 
@@ -128,7 +129,7 @@ class CreateSchedule:
         # Here it is an argument, and no option.
         Cron.parse(self.cron)
         flow = load_flow(self.target)
-        _check_durable(flow.engine.store.is_durable, self.target)
+        _check_durable(flow.engine.is_durable, self.target)
         found = flow.schedules.target(self.name)
         params, payload = self._read_input(found)
         try:
@@ -145,7 +146,7 @@ class CreateSchedule:
                     label=self.label,
                     headers=parse_headers(self.headers),
                 )
-            served = served_by(await flow.engine.store.workers())
+            served = await _served(flow.engine, [status])
         finally:
             await flow.stop()
         _print_status(status, served, as_json=self.as_json)
@@ -174,7 +175,7 @@ class PauseSchedule:
         """Pause the schedule."""
         async with open_engine(self.url) as engine:
             status = await ScheduleAdmin(engine).pause(self.id)
-            served = served_by(await engine.store.workers())
+            served = await _served(engine, [status])
         if self.as_json:
             Output().print_json(ScheduleInfo.of(status, served).document())
         else:
@@ -195,7 +196,7 @@ class ResumeSchedule:
         """Resume the schedule."""
         async with open_engine(self.url) as engine:
             status = await ScheduleAdmin(engine).resume(self.id)
-            served = served_by(await engine.store.workers())
+            served = await _served(engine, [status])
         if self.as_json:
             Output().print_json(ScheduleInfo.of(status, served).document())
         else:
@@ -221,11 +222,12 @@ class TriggerSchedule:
     async def execute(self) -> int:
         """Load the target and fire the schedule; 1 if it was skipped."""
         flow = load_flow(self.target)
-        _check_durable(flow.engine.store.is_durable, self.target)
+        _check_durable(flow.engine.is_durable, self.target)
         try:
             await flow.engine.open()
             result = await flow.schedules.trigger(self.id)
-            document = TriggerScheduleResponse.of(result, served_by(await flow.engine.store.workers()))
+            fired = [] if result.schedule is None else [result.schedule]
+            document = TriggerScheduleResponse.of(result, await _served(flow.engine, fired))
         finally:
             await flow.stop()
         if self.as_json:
@@ -268,6 +270,13 @@ class DeleteSchedule:
         else:
             Output().print(f"Deleted schedule {self.id}")
         return 0
+
+
+async def _served(engine: Engine, schedules: Iterable[ScheduleStatus]) -> Collection[str]:
+    """The destinations of live workers, or where something else calls the app, those of the schedules."""
+    if not engine.executes:
+        return {it.schedule.destination for it in schedules}
+    return served_by(await engine.store.workers())
 
 
 def _check_durable(is_durable: bool, target: str) -> None:

@@ -13,7 +13,7 @@ from batchflow.app import Batchflow
 from batchflow.cli.options import UrlOption, option_names, url_option
 from batchflow.cli.output import LogWriter, Output, print_pairs, program_name
 from batchflow.cli.process import SignalHandler
-from batchflow.cli.target import location_text
+from batchflow.cli.target import check_server_settings, location_text
 from batchflow.cli.tenants import DEFAULT_TENANT, has_keys, key_variables, print_variables, signing_keys
 from batchflow.cli.worker import print_stopping, run_unless_stopped
 from batchflow.engine.engine import Engine
@@ -69,6 +69,7 @@ class RunServer:
         return 0
 
     def _make_app(self) -> Batchflow:
+        check_server_settings(Settings.load(url=self.url))
         # The app reads its settings when it is made.
         if self.allow:
             allow = ",".join(self.allow)

@@ -18,9 +18,13 @@ from batchflow.engine.clock import SystemClock
 from batchflow.engine.engine import Engine
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, NotFoundError
 from batchflow.logs import safe_str
+from batchflow.qstash.options import QStash
 from batchflow.serve.functions import ServedFunction
 from batchflow.settings import Settings, open_store
 from batchflow.stores.sqlite import SqliteStore
+
+QSTASH = "qstash://"
+"""The URL of an app on QStash."""
 
 
 def load_flow(target: str) -> Batchflow:
@@ -146,16 +150,76 @@ def location_text(store: Store) -> str:
     return store.location + (" (new)" if store.is_new and store.is_durable else "")
 
 
+def store_settings(url: str | None) -> Settings:
+    """The settings with the URL of the store: of an app on QStash that of its batches.
+
+    Raises:
+        InputError: it has none.
+    """
+    settings = Settings.load(url=url)
+    if settings.url != QSTASH:
+        return settings
+    if not settings.store or settings.store.startswith("qstash:"):
+        raise InputError(
+            "an app on QStash keeps its batches and its ledger in a store; set BATCHFLOW_STORE to the URL of that "
+            "store, or name it with --url"
+        )
+    return settings.model_copy(update={"url": settings.store})
+
+
 @asynccontextmanager
 async def open_engine(url: str | None) -> AsyncGenerator[Engine]:
-    """An engine on the existing store at `url`, for reads and commands; it does no work.
+    """An engine for reads and commands on what the settings name; it does no work.
+
+    That is an existing store, or QStash: there the runs of the account, and the app's store of batches if it has one.
 
     Raises:
         InputError: as for `existing_store`.
     """
     settings = Settings.load(url=url)
-    async with Batchflow(existing_store(settings), worker=False) as flow:
+    flow = _on_qstash(settings) if settings.url == QSTASH else Batchflow(existing_store(settings), worker=False)
+    async with flow:
         yield flow.engine
+
+
+@asynccontextmanager
+async def open_batches(url: str | None) -> AsyncGenerator[Engine]:
+    """As `open_engine`, for commands about batches.
+
+    Raises:
+        InputError: as for `existing_store`; or there is no store for batches.
+    """
+    store_settings(url)
+    async with open_engine(url) as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def open_server(url: str | None) -> AsyncGenerator[Engine]:
+    """As `open_engine`, for commands about the store of a `batchflow server`.
+
+    Raises:
+        InputError: as for `existing_store`; or it is not a store.
+    """
+    check_server_settings(Settings.load(url=url))
+    async with open_engine(url) as engine:
+        yield engine
+
+
+def check_server_settings(settings: Settings) -> None:
+    """Raise `InputError` for settings of an app on QStash: its server is another program, with a store of its own."""
+    if settings.url == QSTASH:
+        raise InputError("BATCHFLOW_URL is qstash://, as for its apps; name the store of the server with --url")
+
+
+def _on_qstash(settings: Settings) -> Batchflow:
+    from batchflow.qstash.account_directory import see_account
+
+    store = existing_store(store_settings(QSTASH), "BATCHFLOW_STORE") if settings.store else None
+    # Requests are verified, and the app is called regularly, by the process that serves them.
+    flow = Batchflow(QStash(store=store, verify=False, relay_cron=None))
+    see_account(flow.engine)
+    return flow
 
 
 @asynccontextmanager
@@ -165,7 +229,7 @@ async def open_existing_store(url: str | None) -> AsyncGenerator[Store]:
     Raises:
         InputError: as for `existing_store`.
     """
-    store = existing_store(Settings.load(url=url))
+    store = existing_store(store_settings(url))
     try:
         await store.open()
         yield store
@@ -173,23 +237,18 @@ async def open_existing_store(url: str | None) -> AsyncGenerator[Store]:
         await store.close()
 
 
-def existing_store(settings: Settings) -> Store:
-    """The store of the settings, not opened yet. No file is created.
+def existing_store(settings: Settings, variable: str = "BATCHFLOW_URL") -> Store:
+    """The store of the settings, not opened yet. No file is created. `variable` names it in errors.
 
     Raises:
         InputError: the file does not exist, or the store is in memory and so of another process.
     """
     store = open_store(settings, SystemClock())
     if isinstance(store, SqliteStore):
-        if settings.url == "qstash://":
-            raise InputError(
-                "BATCHFLOW_URL is qstash://, and the runs are there: use flow.runs, flow.dead_letters, flow.schedules "
-                "and flow.limits of the app, or its routes, or name a store with --url"
-            )
         if store.path == ":memory:":
-            raise InputError(f"'{settings.url}' is the memory of one process; name a file with --url or BATCHFLOW_URL")
+            raise InputError(f"'{settings.url}' is the memory of one process; name a file with --url or {variable}")
         if not Path(store.path).exists():
             raise InputError(
-                f"there is no database '{store.path}' here; go to its folder, or name it with --url or BATCHFLOW_URL"
+                f"there is no database '{store.path}' here; go to its folder, or name it with --url or {variable}"
             )
     return store

@@ -10,7 +10,7 @@ import typer
 from batchflow.cli.groups import CommandGroup
 from batchflow.cli.options import JsonOption, UrlOption, YesOption, confirm
 from batchflow.cli.output import Output, print_table, time_column
-from batchflow.cli.target import open_engine
+from batchflow.cli.target import open_server
 from batchflow.engine.engine import Engine
 from batchflow.engine.signing_keys import KeyPair, SigningKeys
 from batchflow.errors import InputError
@@ -74,7 +74,7 @@ class AddToken:
         """Make the token and print it."""
         from batchflow.server.tokens import TokenStore, token_id
 
-        async with open_engine(self.url) as engine:
+        async with open_server(self.url) as engine:
             token = await TokenStore(engine).create(self.tenant)
             pair = await signing_keys(engine).of(self.tenant)
         id = token_id(token)
@@ -103,7 +103,7 @@ class ListTokens:
         """Print the list."""
         from batchflow.server.tokens import TokenStore
 
-        async with open_engine(self.url) as engine:
+        async with open_server(self.url) as engine:
             found = await TokenStore(engine).list()
         if self.as_json:
             listed = [
@@ -136,7 +136,7 @@ class RevokeToken:
         """Ask, and revoke the token."""
         from batchflow.server.tokens import TokenStore
 
-        async with open_engine(self.url) as engine:
+        async with open_server(self.url) as engine:
             store = TokenStore(engine)
             found = [it for it in await store.list() if it.id == self.id]
             if not found:
@@ -164,7 +164,7 @@ class ShowKeys:
 
     async def execute(self) -> int:
         """Print the keys."""
-        async with open_engine(self.url) as engine:
+        async with open_server(self.url) as engine:
             await _check_tenant(engine, self.tenant)
             pair = await signing_keys(engine).of(self.tenant)
         _print_keys(self.tenant, pair, as_json=self.as_json)
@@ -188,7 +188,7 @@ class RotateKeys:
 
     async def execute(self) -> int:
         """Rotate the keys and print them."""
-        async with open_engine(self.url) as engine:
+        async with open_server(self.url) as engine:
             await _check_tenant(engine, self.tenant)
             pair = await signing_keys(engine).rotate(self.tenant)
         _print_keys(self.tenant, pair, as_json=self.as_json)

@@ -20,7 +20,7 @@ from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import Output, format_local_time, shorten
 from batchflow.cli.process import SignalHandler
 from batchflow.cli.progress import SpeedMeter
-from batchflow.cli.target import open_engine
+from batchflow.cli.target import open_batches
 from batchflow.core.batch import Batch
 from batchflow.core.duration import humanize_duration
 from batchflow.core.flow import FlowStatus
@@ -61,7 +61,7 @@ class ShowTop:
     async def execute(self) -> int:
         """Print one frame, or one each second until the end."""
         output = Output()
-        async with open_engine(self.url) as engine:
+        async with open_batches(self.url) as engine:
             look = Look(engine)
             if self.once or not (self.as_json or output.stdout.is_terminal):
                 self._print(output, await look.next())
@@ -173,20 +173,26 @@ class Look:
         # The first frame has no other to compare with: the mean since the trigger.
         speed = status.items_per_second if is_first else meter.per_second
         eta = status.eta_ms if is_first else meter.eta_ms(status)
-        return _Row(batch, status, speed, eta, _waits_text(status, batch, keys, workers, now))
+        return _Row(
+            batch, status, speed, eta, _waits_text(status, batch, keys, workers if self._engine.executes else None, now)
+        )
 
 
 def _waits_text(
-    status: BatchStatus, batch: Batch, keys: Mapping[str, FlowStatus], workers: Sequence[WorkerStatus], now: int
+    status: BatchStatus, batch: Batch, keys: Mapping[str, FlowStatus], workers: Sequence[WorkerStatus] | None, now: int
 ) -> str:
-    """Why a batch goes no faster, as far as these few reads tell; `batches why` knows more."""
+    """Why a batch goes no faster, as far as these few reads tell; `batches why` knows more.
+
+    `workers` is None if none is needed.
+    """
     if batch.paused:
         return "paused"
     if batch.state == "cancelling":
         return "being cancelled"
     parts = [failing_text(status), f"{batch.counts.parked:,} parked" if batch.counts.parked else ""]
     prefix = f"/{batch.workflow}/"
-    if not any(not it.lost and (not it.serves or any(to.startswith(prefix) for to in it.serves)) for it in workers):
+    live = [it for it in workers or () if not it.lost]
+    if workers is not None and not any(not it.serves or any(to.startswith(prefix) for to in it.serves) for it in live):
         parts.append("no live worker serves it")
     for name, part in flow_keys(None, batch).items():
         flow = keys.get(name)

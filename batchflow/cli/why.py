@@ -8,7 +8,7 @@ from batchflow.cli.batches import BatchIdArgument, require_batch
 from batchflow.cli.flow_keys import print_holders, print_keys
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import Output, print_table, program_name, shorten
-from batchflow.cli.target import open_engine
+from batchflow.cli.target import open_batches
 from batchflow.core.duration import humanize_duration
 from batchflow.core.message import OpenMessage, WorkerStatus
 from batchflow.core.report import headline, one_line
@@ -32,7 +32,7 @@ class ExplainBatch:
 
     async def execute(self) -> int:
         """Print the reasons."""
-        async with open_engine(self.url) as engine:
+        async with open_batches(self.url) as engine:
             # The app of the batch is not known here, only its store.
             report = await explain_wait(engine, None, await require_batch(engine, self.id))
         if self.as_json:

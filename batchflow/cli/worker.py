@@ -17,7 +17,7 @@ from batchflow.batch.names import quantity
 from batchflow.cli.options import JsonOption, TargetArgument, UrlOption
 from batchflow.cli.output import LogWriter, Output, print_table, time_column
 from batchflow.cli.process import EXIT_USAGE, SignalHandler, cancel_and_wait
-from batchflow.cli.target import load_flow, location_text, open_engine
+from batchflow.cli.target import load_flow, location_text, open_batches
 from batchflow.core.duration import humanize_duration
 from batchflow.core.message import UnservedWork, WorkerStatus
 from batchflow.core.posts import PUSH_DESTINATION
@@ -97,6 +97,8 @@ class RunWorker:
             raise ConfigurationError(
                 f"'{self.target}' sets its concurrency to {flow.settings.concurrency} in code; change it there"
             )
+        if not flow.engine.executes:
+            raise InputError(f"QStash calls '{self.target}': serve its router, as with uvicorn, and start no worker")
         if not _function_names(flow):
             raise InputError(f"'{self.target}' has nothing to work for; add a workflow with flow.add(…)")
         return flow
@@ -262,8 +264,8 @@ class ListWorkers:
 
     async def execute(self) -> int:
         """Print the list."""
-        async with open_engine(self.url) as engine:
-            found, unserved = await engine.store.workers(), await engine.store.unserved()
+        async with open_batches(self.url) as engine:
+            found, unserved = await engine.store.workers(), await engine.run_store.unserved()
             now = engine.now()
         if self.as_json:
             workers, waiting = [WorkerInfo.of(it) for it in found], [UnservedInfo.of(it) for it in unserved]

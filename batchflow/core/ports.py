@@ -554,6 +554,11 @@ class Client(RunClient, Commands, Protocol):
         ...
 
     @property
+    def executes(self) -> bool:
+        """True if workers execute what is due; False if something else calls the app for that."""
+        ...
+
+    @property
     def concurrency(self) -> int | None:
         """The number of claims that this process may have at a time; None if it does not work."""
         ...

@@ -60,6 +60,9 @@ T = TypeVar("T")
 class Engine:
     """One process's access to the store (`batchflow.core.ports.Client`), and its worker while one is started."""
 
+    executes: bool = True
+    """See the port."""
+
     def __init__(
         self,
         store: Store,

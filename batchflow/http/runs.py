@@ -154,5 +154,5 @@ class WorkerEndpoints:
     async def list(self) -> Response:
         """The workers of all processes that share the app's store."""
         workers = [WorkerInfo.of(it) for it in await self._client.store.workers()]
-        unserved = [UnservedInfo.of(it) for it in await self._client.store.unserved()]
+        unserved = [UnservedInfo.of(it) for it in await self._client.run_store.unserved()]
         return json_response(WorkerList(workers=workers, unserved=unserved))

@@ -4,6 +4,8 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 
+from batchflow.core.dead_letters import DeadLetterQuery
+from batchflow.core.ports import ScheduleTarget
 from batchflow.http.reserved_routes import DELIVERIES
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.rest import QStashRest
@@ -22,7 +24,7 @@ class Directory:
     def __init__(self, app: QStashAccount, endpoints: Mapping[str, Endpoint], public_url: PublicUrl) -> None:
         self.endpoints = endpoints
         self._app = app
-        self._public_url = public_url
+        self.public_url = public_url
         self._own: dict[str, QStashAccount] = {}
         self._of_test: QStashAccount | None = None
 
@@ -34,7 +36,7 @@ class Directory:
     @contextmanager
     def replaced(self, account: QStashAccount, url: str) -> Generator[None]:
         """Let all functions have this account, and the router this URL, in the body: those of a test."""
-        router = self._public_url.router
+        router = self.public_url.router
         own = router.path, router.url_of_test
         router.url_of_test, self._of_test = url, account
         try:
@@ -91,6 +93,10 @@ class Directory:
         except PublicUrlUnknown:
             return public_url.resolve(headers) + route
 
+    def known_url_of(self, route: str) -> str | None:
+        """The URL of an endpoint, by which QStash is asked for what it has of it; None: it is asked for all."""
+        return self.url_of(route)
+
     def route_of(self, url: str) -> str:
         """The route of the endpoint with this URL; the URL itself if the app has none."""
         path = url.partition("?")[0]
@@ -100,10 +106,31 @@ class Directory:
         """The URL of the router that has the endpoint with this URL."""
         return url.partition("?")[0].removesuffix(self.route_of(url))
 
+    def is_at(self, route: str, destination: str) -> bool:
+        """True if the destination of a run is the endpoint at a route."""
+        return route == destination
+
+    def urls_matching(self, query: DeadLetterQuery) -> Sequence[str] | None:
+        """The URLs by which QStash is asked for dead letters that match; None: it is asked for all of the account.
+
+        Raises:
+            ConfigurationError: as for `url_of`.
+        """
+        routes = [it for it in self.routes_of_app if query.workflow in (None, it) and query.matches(it)]
+        return [self.url_of(it) for it in routes]
+
+    def matches(self, destination: str, query: DeadLetterQuery) -> bool:
+        """True if the destination of a dead letter that was asked for matches."""
+        return True
+
+    def target_of(self, url: str) -> ScheduleTarget | None:
+        """Stands for the function of the app with this URL where its code is not known; None for any other URL."""
+        return None
+
     def deliveries_url(self) -> str:
         """The public URL of the route to which QStash delivers the messages of batches.
 
         Raises:
             ConfigurationError: it is not known; the sentence says what to set.
         """
-        return self._public_url.resolve({}) + DELIVERIES
+        return self.public_url.resolve({}) + DELIVERIES

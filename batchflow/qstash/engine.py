@@ -52,6 +52,7 @@ class QStashEngine(Engine):
     else.
     """
 
+    executes: bool = False
     directory: Directory
     """The functions of the app, with their accounts and URLs."""
     told: dict[str, DeadLetter]
@@ -106,7 +107,7 @@ class QStashEngine(Engine):
         reads = [
             QStashRuns(it, self.directory, self.told, QStashFlowKeys(it, self._limits)) for it in self.directory.rests
         ]
-        return reads[0] if len(reads) == 1 else RunsOfAccounts(reads)
+        return RunsOfAccounts(reads, self.store if self.has_store else None)
 
     @property
     def dead_letter_store(self) -> QStashDeadLetters:
@@ -280,6 +281,8 @@ class QStashEngine(Engine):
             await super().open(wait=wait)
             self.batches = self._make_batches() if self.has_store else None
             await self._declare_schedules()
+        if not self.directory.endpoints:
+            return
         if self.directory.app.receiver is None:
             logger().warning(
                 "[batchflow] Requests are not verified (verify=False): anybody who can reach this app may run its steps"

@@ -137,14 +137,13 @@ class BatchFlowKeys(QStashFlowKeys):
 
     async def flows(self, keys: Sequence[str] | None = None, *, waiting: bool = True) -> Sequence[FlowStatus]:
         """See the port."""
-        found = await super().flows(keys, waiting=waiting)
-        stored = {it.limits.key: it for it in await self._stored.flows(keys, waiting=False)}
-        return [
-            it
-            if (own := stored.get(it.limits.key)) is None
-            else it._replace(parked_until=own.parked_until, breaker=own.breaker)
-            for it in found
-        ]
+        found = {it.limits.key or "": it for it in await super().flows(keys, waiting=waiting)}
+        for it in await self._stored.flows(keys, waiting=False):
+            key = it.limits.key or ""
+            # QStash forgets a key that nothing waits for.
+            if key in found or it.parked_until or it.breaker.in_a_row:
+                found[key] = found.get(key, it)._replace(parked_until=it.parked_until, breaker=it.breaker)
+        return [found[key] for key in (sorted(found) if keys is None else keys) if key in found]
 
     async def reset(self, key: str, *, starts_only: bool = False) -> None:
         """See the port."""

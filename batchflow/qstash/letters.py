@@ -141,11 +141,11 @@ class QStashDeadLetters:
         self, query: DeadLetterQuery, limit: int | None, cursor: str | None
     ) -> tuple[list[DeadLetter], str | None]:
         """Dead letters of runs that match, all of them without a `limit`, and the cursor of the next ones."""
-        routes = [it for it in self._directory.routes_of_app if query.workflow in (None, it) and query.matches(it)]
+        urls = self._directory.urls_matching(query)
         letters: list[DeadLetter] = []
-        if not routes or query.batch is not None or query.item is not None:
+        if urls == [] or query.batch is not None or query.item is not None:
             return letters, None
-        asked: dict[str, str | Sequence[str]] = {"workflowUrl": [self._directory.url_of(it) for it in routes]}
+        asked: dict[str, str | Sequence[str]] = {} if urls is None else {"workflowUrl": urls}
         if query.run is not None:
             asked["workflowRunId"] = wire_id(query.run)
         if query.label is not None:
@@ -161,7 +161,7 @@ class QStashDeadLetters:
                 asked["cursor"] = cursor
             page = await self._entries(asked)
             found = [it.to_letter(self._directory.route_of) for it in page.messages]
-            letters += [it for it in found if _matches(it, query)]
+            letters += [it for it in found if self._matches(it, query)]
             cursor = page.cursor or None
             if cursor is None:
                 break
@@ -170,11 +170,11 @@ class QStashDeadLetters:
     async def _entries(self, query: Mapping[str, str | Sequence[str]]) -> LettersPage:
         return LettersPage.model_validate(await self._rest.get(_PATH, query))
 
-
-def _matches(letter: DeadLetter, query: DeadLetterQuery) -> bool:
-    """True if what QStash does not filter by matches too."""
-    return (
-        (query.status is None or letter.status == query.status)
-        and (query.fingerprint is None or letter.fingerprint == query.fingerprint)
-        and (query.label is None or letter.label == query.label)
-    )
+    def _matches(self, letter: DeadLetter, query: DeadLetterQuery) -> bool:
+        """True if what QStash does not filter by matches too."""
+        return (
+            (query.status is None or letter.status == query.status)
+            and (query.fingerprint is None or letter.fingerprint == query.fingerprint)
+            and (query.label is None or letter.label == query.label)
+            and self._directory.matches(letter.message.destination, query)
+        )

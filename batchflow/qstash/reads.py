@@ -47,15 +47,15 @@ class QStashRuns:
             asked["label"] = query.label
         if query.state is not None:
             asked["state"] = wire_state(query.state)
-        if query.destination is not None:
-            asked["workflowUrl"] = self._directory.url_of(query.destination)
+        if query.destination is not None and (url := self._directory.known_url_of(query.destination)) is not None:
+            asked["workflowUrl"] = url
         if query.before is not None:
             asked["toDate"] = str(query.before[0])
         runs: list[Run] = []
         while len(runs) < limit:
             page = await self._page(asked)
             found = [it.to_run(self._directory.route_of) for it in page.runs]
-            runs += [run for run in found if _matches(run, query)]
+            runs += [run for run in found if self._matches(run, query)]
             if not page.cursor:
                 break
             asked["cursor"] = page.cursor
@@ -87,10 +87,9 @@ class QStashRuns:
         """See the port."""
         return await self._flow_keys.flows(keys, waiting=waiting)
 
-
-def _matches(run: Run, query: RunQuery) -> bool:
-    return (
-        (query.state is None or run.state == query.state)
-        and (query.destination is None or run.destination == query.destination)
-        and (query.before is None or (run.created_at, run.id) < query.before)
-    )
+    def _matches(self, run: Run, query: RunQuery) -> bool:
+        return (
+            (query.state is None or run.state == query.state)
+            and (query.destination is None or self._directory.is_at(query.destination, run.destination))
+            and (query.before is None or (run.created_at, run.id) < query.before)
+        )

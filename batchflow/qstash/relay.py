@@ -41,6 +41,9 @@ LOOK_EVERY_S = 15
 SLICE = 100
 """The number of messages in one request."""
 
+SOON_MS = 1_000
+"""The time until QStash calls the app for what another program has made due: all of one second share a call."""
+
 LONGEST_WAKE_MS = 604_800_000
 """QStash keeps no message for longer on some plans; a request that comes too early only looks again."""
 
@@ -80,9 +83,15 @@ class Relay:
     async def run(self) -> None:
         """Give QStash what is due, as many messages of each key as it should have.
 
+        A program without endpoints knows neither the code nor the limits of messages: it has QStash call the app, which
+        gives them.
+
         Raises:
             StoreError: the store or QStash cannot take them now; they are due as before.
         """
+        if not self._endpoints:
+            await self.wake_at(self._now() + SOON_MS)
+            return
         while True:
             await self._register()
             claimed = await self._store.claim(self._worker, self._destinations(), SLICE)

@@ -237,7 +237,8 @@ class QStashSchedules:
 
     def _status(self, shown: ShownSchedule) -> ScheduleStatus | None:
         """The schedule; None for one that starts nothing of this app."""
-        target = self._engine.schedule_targets.get(self._directory.route_of(shown.destination))
+        url = shown.destination
+        target = self._engine.schedule_targets.get(self._directory.route_of(url)) or self._directory.target_of(url)
         try:
             return None if target is None or target.schedule_starts == "batch" else shown.to_status(target)
         except (BatchflowError, ValueError):

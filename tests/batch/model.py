@@ -31,6 +31,7 @@ class Model:
     """A client to trigger and ask with, a journal to record in, and a worker that `drive` lets run until it is idle."""
 
     limit = DEFAULT_SIZE_LIMIT
+    executes = True
     ledger: Ledger | None = None
 
     def __init__(self, threads: Threads) -> None:
