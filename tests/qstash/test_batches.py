@@ -322,7 +322,7 @@ def test_what_qstash_cannot_keep_of_a_batch_is_refused_when_it_is_added() -> Non
 
     with pytest.raises(ConfigurationError, match="'daily' has a schedule, which nothing fires"):
         Batchflow(qstash(store="sqlite://", relay_cron=None)).add(Daily(1, nothing))
-    with pytest.raises(ConfigurationError, match="QStash does not keep the state of batches; write redis://"):
+    with pytest.raises(ConfigurationError, match="is QStash, which does not keep the state of batches; write redis://"):
         Batchflow(qstash(store="qstash://"))
     assert "secret" not in repr(qstash(store="redis://:secret@localhost"))
     with pytest.raises(ConfigurationError, match="'often', which has 1 field"):
