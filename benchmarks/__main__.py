@@ -46,7 +46,6 @@ def rows(found: dict[str, Figures]) -> list[Row]:
         *_redis_rows(found),
         *_claim_rows("CPU of Redis", found["claims_on_redis"]),
         *_push_rows(found),
-        *_qstash_rows(found["qstash_functions"]),
         ("idle worker", f"{found['idle']['core_percent']:.2f}% of a core", "1%", "-"),
     ]
 
@@ -204,27 +203,6 @@ def _push_rows(found: dict[str, Figures]) -> list[Row]:
         _ratio("… CPU of taking one", server["ingest_cpu_us"], "us", "of both", server["server_cpu_us"]),
         _ratio("a row of the log of posts", found["post_log"]["row_us"], "us", "wanted", 10),
     ]
-
-
-def _qstash_rows(it: Figures) -> list[Row]:
-    """None without node."""
-    made: list[Row] = []
-    if it:
-        made.append(
-            _ratio("functions on QStash: a step of a run alone", it["python_alone_ms"], "ms", "JS", it["js_alone_ms"])
-        )
-        for kind, what in (("sequential", "30 runs of 10 steps"), ("parallel", "… of 10 steps at once")):
-            made += [
-                _ratio(f"{what}: {label}", it[f"python_{kind}_{figure}"], unit, "JS", it[f"js_{kind}_{figure}"])
-                for label, figure, unit in (
-                    ("time of a step", "ms", "ms"),
-                    ("CPU of a step", "cpu_us", "us"),
-                    ("… of the server", "server_cpu_us", "us"),
-                    ("requests to a run", "got", ""),
-                    ("requests of a run", "sent", ""),
-                )
-            ]
-    return made
 
 
 def _ratio(what: str, figure: float, unit: str, reference: str, value: float) -> Row:

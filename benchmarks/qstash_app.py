@@ -1,4 +1,4 @@
-"""Functions on QStash that are measured; the same as in tests/sdk/js/benchmark.mjs."""
+"""Functions and a batch on QStash that are measured; the same as in tests/sdk/js/benchmark.mjs."""
 
 import asyncio
 import os
@@ -9,13 +9,14 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.responses import JSONResponse
 
-from batchflow import Batchflow, QStash, WorkflowContext
+from batchflow import Batchflow, FlowControl, QStash, WorkflowContext
 from batchflow.engine.push_client import HttpPushClient, PushRequest
 from batchflow.engine.push_response import PushResponse
 from batchflow.qstash import rest_client
 from benchmarks.app import quiet_logs
 
 STEPS = 10
+ITEMS = 500
 
 
 class Counting(HttpPushClient):
@@ -51,6 +52,14 @@ async def parallel(ctx: WorkflowContext[None]) -> int:
     return _end(sum(await asyncio.gather(*(ctx.run(f"step {number}", step, number) for number in range(STEPS)))))
 
 
+HAS_BATCH = "BATCHFLOW_STORE" in os.environ
+if HAS_BATCH:
+
+    @flow.batch(ids=[f"item-{number}" for number in range(ITEMS)], flow=FlowControl(parallelism=20))
+    async def measured(item_id: str) -> int:
+        return _end(len(item_id))
+
+
 def _end(total: int) -> int:
     global ended  # noqa: PLW0603
     ended += 1
@@ -65,7 +74,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """The app, whose POSTs are counted; a GET answers with the counts."""
     global got  # noqa: PLW0603
     if scope.get("method") == "GET":
-        counts = JSONResponse({"got": got, "sent": Counting.sent, "ended": ended})
+        counts = JSONResponse({"got": got, "sent": Counting.sent, "ended": ended, "has_batch": HAS_BATCH})
         await counts(scope, receive, send)
         return
     got += scope.get("method") == "POST"

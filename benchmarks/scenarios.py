@@ -19,7 +19,6 @@ from benchmarks.claims import claims_embedded, claims_on_redis
 from benchmarks.crew import crew_embedded, crew_on_redis
 from benchmarks.job import Greet, GreetHundred, Greeting, GreetLarge, GreetMany, GreetTenants, User, Users
 from benchmarks.push import post_log, push_6k, server_6k
-from benchmarks.qstash import qstash_functions
 from benchmarks.references import python_items, sqlite_items
 from benchmarks.scale import million, waiting_handles
 from benchmarks.steps import parallel_runs, sequential_steps, sleeping_runs
@@ -309,7 +308,6 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
         push_6k,
         server_6k,
         post_log,
-        qstash_functions,
         million,
     )
 }
