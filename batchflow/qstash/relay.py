@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
@@ -48,6 +49,15 @@ LONGEST_WAKE_MS = 604_800_000
 """QStash keeps no message for longer on some plans; a request that comes too early only looks again."""
 
 
+@dataclass(slots=True)
+class _Ended:
+    """The messages of a destination that have ended, and those of them that were replaced."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    asked: int = 0
+    served: int = 0
+
+
 class Relay:
     """Gives due messages to QStash, for the endpoints in the `directory`.
 
@@ -79,6 +89,7 @@ class Relay:
         self._called_at = 0
         self._wakes_at = 0
         self._looks_at = 0
+        self._ended: dict[str, _Ended] = {}
 
     async def run(self) -> None:
         """Give QStash what is due, as many messages of each key as it should have.
@@ -103,17 +114,30 @@ class Relay:
     async def replace(self, destination: str) -> None:
         """Give QStash one message in the place of one of this destination that has ended, of the same if one is due.
 
+        Of calls at the same time, those that wait share the next request.
+
         Raises:
             StoreError: as for `run`.
         """
+        ended = self._ended.setdefault(destination, _Ended())
+        ended.asked += 1
+        asked = ended.asked
+        async with ended.lock:
+            if ended.served < asked:
+                count = min(ended.asked - ended.served, SLICE)
+                await self._replace(destination, count)
+                ended.served += count
+
+    async def _replace(self, destination: str, count: int) -> None:
         await self._register()
-        claimed = await self._store.claim(self._worker, (destination,), 1)
+        claimed = await self._store.claim(self._worker, (destination,), count)
         # A message of another key would take the place from this one, and wait where there is no room for it.
         if claimed.claims:
             await self._give(claimed, only_with_room=False)
-            await self.wake_at(claimed.next_due)
-        else:
+        if len(claimed.claims) < count:
             await self.run()
+        else:
+            await self.wake_at(claimed.next_due)
 
     async def close(self) -> None:
         """Leave the store."""

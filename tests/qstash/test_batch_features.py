@@ -1,11 +1,15 @@
 """What a command or the end of something makes due in a batch on QStash is given to QStash at once."""
 
+import asyncio
+
 import httpx
 import pytest
 
 from batchflow import FailureBudget, FlowControl, ItemFailure, RetryPolicy
 from batchflow.core.breaker import CLOSED
+from batchflow.qstash import relay
 from tests.qstash.batch_programs import Greet, Params, nothing, start
+from tests.qstash.invocations import OtherLoop
 from tests.qstash.stage import APP_URL, WireStage
 from tests.stores.kinds import Kind
 
@@ -95,6 +99,30 @@ async def test_a_delivery_that_no_relay_has_written_is_refused_and_not_asked_for
             for body in (b"", b"[]", b"\xff", b'{"message": 1}', b'{"message": "m", "fence": %d}' % 2**63, b'{"a": 1}'):
                 assert (await http.post("/deliveries", content=body)).status_code == 400
             assert (await http.post("/deliveries", json={"message": "m", "fence": 2**63 - 1})).status_code == 200
+
+
+async def test_items_that_end_together_are_replaced_by_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "WAITING_FOR_EACH", 1)
+    stage = WireStage(batches=True, relay_cron=None)
+    together = asyncio.Barrier(10)
+
+    class Ten(Greet):
+        name = "ten"
+        page_size = chunk_size = 100
+        execute_flow = FlowControl(parallelism=10)
+
+    async with stage:
+        stage.transport = counting = OtherLoop(stage.transport)
+        stage.flow = stage.again()
+        batch = await start(stage, Ten(100, lambda _: meet(together)))
+        await stage.drive()
+        assert (await batch.status()).counts.succeeded == 100
+        # Of each ten the first one and the nine others.
+        assert counting.paths.count("/v2/batch") < 100 // 10 * 2 + 5
+
+
+async def meet(barrier: asyncio.Barrier) -> None:
+    await barrier.wait()
 
 
 async def test_a_key_with_much_left_takes_no_place_of_one_that_is_faster() -> None:
