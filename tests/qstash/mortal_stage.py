@@ -3,11 +3,10 @@
 import asyncio
 import json
 from base64 import b64decode
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
-from functools import partialmethod
+from collections.abc import Callable
+from datetime import timedelta
 from random import Random
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -15,114 +14,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message
 
 from batchflow import Batchflow
-from batchflow.core.store import Store
-from batchflow.core.wire_store import WireStore
 from batchflow.engine.push_client import PushError, PushRequest
 from batchflow.engine.push_response import PushResponse
 from batchflow.errors import BatchflowError
 from batchflow.testing import FixedEntropy, drive
-from batchflow.testing.faults import StoreProxy
+from tests.qstash.mortal import Fates, MortalStore, Process
 from tests.qstash.stage import APP_URL, AppClient, WireStage
 from tests.stores.kinds import Kind
-
-T = TypeVar("T")
-
-MOST_OF_ONE = 3
-"""The same thing meets this many faults at most, so that no retries are used up by faults."""
-
-_KILLING = frozenset({"claim", "settle", "log", "post", "claim_entry", "notify_event", "end_run", "run_entries"})
-"""The verbs at which a QStash dies."""
-
-
-class Fates:
-    """Decides by what a thing is, and how often it has come, what befalls it: in whichever order things happen."""
-
-    def __init__(self, seed: object) -> None:
-        self._seed = seed
-        self._times: Counter[tuple[object, ...]] = Counter()
-
-    def chance(self, *thing: object) -> float:
-        """A number in [0, 1); 1 if the thing has come too often to meet a fault."""
-        self._times[thing] += 1
-        times = self._times[thing]
-        return 1.0 if times > MOST_OF_ONE else Random(f"{self._seed} {thing} {times}").random()
-
-
-class Process:
-    """A process: what it does ends with it."""
-
-    def __init__(self) -> None:
-        self.died = asyncio.Event()
-        self.tasks: set[asyncio.Task[Any]] = set()
-
-    async def run(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """Do something in this process; None if it dies meanwhile. It goes on when whoever waits for it does not."""
-        if self.died.is_set():
-            work.close()
-            return None
-        task = asyncio.create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        death = asyncio.create_task(self.died.wait())
-        try:
-            await asyncio.wait({task, death}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            death.cancel()
-        return None if self.died.is_set() else task.result()
-
-    def kill(self) -> None:
-        """End all that it does."""
-        self.died.set()
-        for task in self.tasks:
-            task.cancel()
-
-
-async def never() -> NoReturn:
-    """Wait for ever, as nothing goes on in a process that has died."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
-    await asyncio.get_running_loop().create_future()
-    raise AssertionError("this is never done")
-
-
-class MortalStore(StoreProxy):
-    """The store as one life of a process has it, which dies at its `last` verb, before or after that is done."""
-
-    def __init__(self, store: Store, process: Process, last: int | None, *, is_done: bool) -> None:
-        super().__init__(store)
-        self.died = process.died
-        self.last = last
-        """It dies at the last of so many verbs from now on."""
-        self._is_done = is_done
-
-    async def _call_verb(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
-        if self.last is not None and verb in _KILLING:
-            self.last -= 1
-            if self.last == 0 and not self._is_done:
-                await self._crash(verb)
-        is_last = self.last == 0
-        answer = await super()._call_verb(verb, call)
-        if is_last:
-            await self._crash(verb)
-        return answer
-
-    def _hang(self, verb: str) -> "asyncio.Future[Any]":
-        # All are released with the settlements, so that no task is left over at the end of the test.
-        return super()._hang("settle")
-
-    def forward(self, verb: str, *arguments: Any, **options: Any) -> Awaitable[Any]:
-        """Call a verb by its name."""
-        return self._call_verb(verb, lambda: getattr(self.store, verb)(*arguments, **options))
-
-    async def close(self) -> None:
-        """The next life goes on with it."""
-
-
-for _verb in dir(WireStore):
-    # The server looks if a store has them.
-    if not _verb.startswith("_") and not hasattr(MortalStore, _verb):
-        setattr(MortalStore, _verb, partialmethod(MortalStore.forward, _verb))
 
 
 class Life(Process):
@@ -130,7 +28,11 @@ class Life(Process):
 
     def __init__(self, stage: "MortalStage", number: int) -> None:
         super().__init__()
-        self.flow = stage.again(transport=LifeTransport(stage, self), entropy=FixedEntropy(number))
+        self.store = stage.store_of(self)
+        own = {} if self.store is None else {"store": self.store}
+        self.flow = stage.again(
+            transport=LifeTransport(stage, self), entropy=FixedEntropy(number), grace=timedelta(0), **own
+        )
 
     async def answer(self, request: PushRequest) -> PushResponse:
         """What the routes of the app do with a request of QStash."""
@@ -163,7 +65,7 @@ class LifeTransport(httpx.AsyncBaseTransport):
         server = stage.server_process
         response = await server.run(self._answer(request))
         if life.died.is_set():
-            await never()
+            await life.hang()
         if response is None:
             raise httpx.ReadError("the server has died")
         stage.note(request, response)
@@ -262,7 +164,7 @@ def delivery_of(request: PushRequest) -> tuple[object, ...]:
             name = json.loads(b64decode(last) or b"{}").get("stepName", "")
             return urlsplit(request.url).path, first, len(rest), name
         case other:
-            return urlsplit(request.url).path, json.dumps(other)
+            return urlsplit(request.url).path, json.dumps(other), 0, ""
 
 
 class MortalStage(WireStage):
@@ -277,11 +179,13 @@ class MortalStage(WireStage):
     """The share of the moments of a request at which the app dies."""
     SERVER_LIFE = 200, 1_500
     """The least and the largest number of verbs after which a QStash dies."""
+    APP_LIFE = 30, 400
+    """Those after which the app dies, if it has a store."""
 
     def __init__(self, kind: Kind, seed: object, **options: Any) -> None:
         self.fates = Fates(seed)
         self.disturbs = False
-        self.lost = self.doubled = self.deaths = self.server_deaths = 0
+        self.lost = self.doubled = self.server_deaths = 0
         self.declare: Callable[[Batchflow], object] = lambda flow: None
         self.lives: list[Life] = []
         self._random = Random(f"{seed} server")
@@ -296,8 +200,15 @@ class MortalStage(WireStage):
 
     @property
     def life(self) -> Life:
-        """The app that lives."""
+        """The app that lives: who has died is followed by another life."""
+        if self.lives[-1].died.is_set():
+            self._begin_life()
         return self.lives[-1]
+
+    @property
+    def deaths(self) -> int:
+        """The number of lives that have ended."""
+        return sum(it.died.is_set() for it in self.lives)
 
     async def open(self) -> None:
         """Begin the first life of the app."""
@@ -311,22 +222,28 @@ class MortalStage(WireStage):
 
     async def live_on(self, life: Life, *moment: object) -> None:
         """Go on in a life of the app, unless it ends here."""
-        if self.disturbs and life is self.life and self.fates.chance(*moment) < self.DEATHS:
-            self.deaths += 1
+        if self.disturbs and not life.died.is_set() and self.fates.chance(*moment) < self.DEATHS:
             life.kill()
-            self._begin_life()
         if life.died.is_set():
-            await never()
+            await life.hang()
 
     def disturb(self) -> None:
         """Begin to disturb."""
         self.disturbs = True
         self._mortal.last = self._random.randint(*self.SERVER_LIFE)
+        if (store := self.life.store) is not None:
+            store.last = self._random.randint(*self.APP_LIFE)
 
     def calm(self) -> None:
         """End the disturbances."""
         self.disturbs = False
         self._mortal.last = None
+        if (store := self.life.store) is not None:
+            store.last = None
+
+    def store_of(self, life: Life) -> MortalStore | None:
+        """The store of batches, as a life of the app has it."""
+        return None
 
     def note(self, request: httpx.Request, response: httpx.Response) -> None:
         """Called when QStash has answered a request of the app."""
@@ -361,6 +278,7 @@ class MortalStage(WireStage):
                 await asyncio.gather(driving, return_exceptions=True)
                 self.server_deaths += 1
                 process.kill()
+                process.bury()
                 self._start_server(self._random.randint(*self.SERVER_LIFE) if self.disturbs else None)
                 await self.qstash.start(worker=False)
             else:
@@ -373,9 +291,11 @@ class MortalStage(WireStage):
     async def __aexit__(self, *_: object) -> None:
         self.calm()
         for life in self.lives:
+            if life.died.is_set():
+                life.bury()
+            elif life.store is not None:
+                life.store.last = None
             await life.flow.stop()
         for server in self._servers:
             await server.stop()
-            assert isinstance(server.engine.store, MortalStore)
-            server.engine.store.release_settlements()
         await self.durable.close()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -76,7 +77,12 @@ class WireStage:
         return self
 
     def again(
-        self, *, transport: httpx.AsyncBaseTransport | None = None, entropy: FixedEntropy | None = None
+        self,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        entropy: FixedEntropy | None = None,
+        grace: timedelta | None = None,
+        **options: Any,
     ) -> Batchflow:
         """Another app of the same QStash, as after a deploy; with another way to QStash, if one is given."""
         return Batchflow(
@@ -86,10 +92,11 @@ class WireStage:
                 current_signing_key=self.keys["current"],
                 next_signing_key=self.keys["next"],
                 transport=transport or self.transport,
-                **self._options,
+                **{**self._options, **options},
             ),
             clock=self.app_clock,
             entropy=entropy or FixedEntropy(),
+            grace=grace,
         )
 
     async def open(self) -> None:

@@ -115,7 +115,7 @@ async def play(stories: Sequence[Story], seed: int | None, on: Kind = "sqlite", 
                 stage.disturb()
             await stage.drive()
             stage.calm()
-            ended = [await stage.flow.run(run.id).status() for run in runs]
+            ended = [await stage.life.flow.run(run.id).status() for run in runs]
             assert {it.state for it in ended} == {"completed"}, list(zip(stories, ended, strict=True))
             assert stage.resent == []
             players.check(stage.lost + 2 * stage.doubled + stage.deaths + stage.server_deaths)
