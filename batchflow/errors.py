@@ -291,6 +291,8 @@ def _seconds(delay: float) -> float:
     except OverflowError:
         # A whole number larger than any float.
         return math.copysign(_LONGEST_S, -1 if delay < 0 else 1)
+    except (TypeError, ValueError):
+        raise ValueError(f"the delay is {delay!r}; write seconds, such as 5, or a timedelta") from None
 
 
 class RetryAfter(BatchflowError):
@@ -298,6 +300,9 @@ class RetryAfter(BatchflowError):
 
     `delay` is a `timedelta` or a number of seconds, as in HTTP's `Retry-After`. A negative delay means now, one of more
     than 36500 days means 36500 days, and NaN or infinity means the wait of the retry policy.
+
+    Raises:
+        ValueError: the delay is neither.
     """
 
     code = "retry_after"

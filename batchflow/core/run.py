@@ -124,11 +124,14 @@ class RunQuery(NamedTuple):
 
 
 class Waiter(NamedTuple):
-    """A run that waits for an event: the step, and the times since and until it waits (ms; None: without a limit)."""
+    """A run that waits for an event: the step, and the times since and until it waits (ms).
+
+    `since` is None if that is not known, `until` if it waits without a limit.
+    """
 
     run: str
     step: str
-    since: int
+    since: int | None
     until: int | None
 
 

@@ -153,7 +153,7 @@ class ShownWaiter(Shown):
         """The waiter as batchflow has it; QStash shows neither its step nor since when it waits."""
         runs = [values for name, values in self.headers.items() if name.lower() == "upstash-workflow-runid"]
         until = None if self.deadline is None else self.deadline * 1000
-        return Waiter(own_id(runs[0][0]) if runs else "", "", 0, until)
+        return Waiter(own_id(runs[0][0]) if runs else "", "", None, until)
 
 
 class ShownFailureCall(Shown):

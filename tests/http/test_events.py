@@ -121,7 +121,8 @@ async def test_data_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_waiter_shows_the_end_of_its_wait() -> None:
-    """A time after the year 9999 is null."""
+    """A time after the year 9999 is null, and so is a beginning that nobody knows."""
+    assert WaiterInfo.of(Waiter("run_1", "a", None, 1000)).since is None
     found = WaiterInfo.of(Waiter("run_1", "a", 0, 1000))
     assert found.until is not None
     assert found.until.isoformat() == "1970-01-01T00:00:01+00:00"

@@ -65,6 +65,13 @@ def test_retry_after_is_obeyed_and_counts() -> None:
     assert retry_at(group, 1, POLICY, now=100, chance=0.5) == 9_100
 
 
+@pytest.mark.parametrize("delay", ["5s", None, "Wed, 21 Oct 2026 07:28:00 GMT"])
+def test_a_delay_that_is_none_is_refused_in_a_sentence(delay: Any) -> None:
+    """It says what to write."""
+    with pytest.raises(ValueError, match=f"^the delay is {delay!r}; write seconds, such as 5, or a timedelta$"):
+        RetryAfter(delay)
+
+
 def test_a_rate_limit_is_found_in_groups() -> None:
     """The longest one, unless something beside it is another failure, which would never be counted."""
     short, long = RateLimited(1), RateLimited(9)

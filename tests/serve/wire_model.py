@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from batchflow.core.message import Claim, Message
 from batchflow.core.ports import Plan, RecordResult, Runtime
 from batchflow.core.run import Arrival, Journal, Step
-from batchflow.core.settlement import Effect, Listen, Settlement
+from batchflow.core.settlement import Effect, Listen, OpenBatch, Settlement
 from batchflow.errors import StoreUnavailable
 from batchflow.qstash.endpoint import waits_for_retry
 from batchflow.qstash.recorder import WireRecorder
@@ -122,6 +122,10 @@ class Wire:
 
     def child_submission(self, address: Address, step: Step, concurrent: int, child: Message) -> Submission:
         """There are no children."""
+        raise AssertionError("not of these stories")
+
+    async def invoke_batch(self, address: Address, step: Step, concurrent: int, opens: OpenBatch) -> bool:
+        """There are no batches."""
         raise AssertionError("not of these stories")
 
     def _take(self, submission: Submission) -> None:

@@ -4,15 +4,15 @@ from datetime import datetime
 from typing import Literal
 
 from batchflow.core.run import Waiter
-from batchflow.http.schemas.base import ApiModel, required_datetime, to_datetime
+from batchflow.http.schemas.base import ApiModel, to_datetime
 
 
 class WaiterInfo(ApiModel):
-    """A run that waits for an event. `until` is null where the wait has no end."""
+    """A run that waits for an event. `since` is null where that is not known, `until` where the wait has no end."""
 
     workflow_run_id: str
     step: str
-    since: datetime
+    since: datetime | None
     until: datetime | None
 
     @classmethod
@@ -21,7 +21,7 @@ class WaiterInfo(ApiModel):
         return cls(
             workflow_run_id=waiter.run,
             step=waiter.step,
-            since=required_datetime(waiter.since),
+            since=to_datetime(waiter.since),
             until=to_datetime(waiter.until),
         )
 
