@@ -16,6 +16,7 @@ from batchflow.core.run import RunQuery, Step
 from batchflow.core.settlement import OpenBatch, Settlement, cancelled, dead, done, retry, suspended
 from batchflow.core.store import RunReads, Store
 from batchflow.errors import InputError, NotFoundError, StoreError
+from batchflow.logs import logger
 from batchflow.qstash.directory import Directory
 from batchflow.wire.steps import batch_ended, batch_event
 from batchflow.wire.submissions import Address, notify_submission, own_id
@@ -96,6 +97,7 @@ class InvokedBatches:
             why = f"{type(error).__name__}: {error}"
             if not error.retryable:
                 return dead(claim, why)
+            logger().warning("[batchflow:invoked] QStash does not answer about a run that waits for a batch", error=why)
             delay = _RETRY.delay_ms(claim.failures + 1, chance=runtime.entropy.chance())
             return retry(claim, now + delay, why)
         return done(claim, "null")
