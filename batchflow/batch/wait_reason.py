@@ -1,6 +1,7 @@
 """The reason why a batch goes no faster, or not on at all: the limit that binds, or what stops it; its failures."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from typing import TypeAlias
 
 from batchflow.batch.definition import Definition
 from batchflow.batch.status import BatchStatus, WaitReason, budget_sentence
@@ -12,6 +13,9 @@ from batchflow.core.message import UnservedWork, WorkerStatus
 from batchflow.core.ports import Client
 from batchflow.core.store import Reads
 from batchflow.serve.waiting import format_moment, parked_sentence, paused_sentence, unserved_sentence
+
+FlowReader: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[FlowStatus]]]
+"""Reads the flow keys of these names."""
 
 SILENT_MS = 15_000
 """A worker whose last heartbeat is older than this holds its claims without working, for all that is known."""
@@ -65,15 +69,15 @@ async def find_wait_reason(
     *,
     concurrency: int | None = None,
     stalled: bool = True,
-    waiting: Mapping[str, int] | None = None,
     unserved: Sequence[UnservedWork] | None = None,
+    flows_of: FlowReader | None = None,
 ) -> WaitReason | None:
     """Return the reason why an open batch goes no faster; None if nothing holds it back, or it has ended.
 
     Without a `definition`, as where the app of a batch is not known, its pages are looked for under their default key.
     `concurrency` is that of the process that works for the batch, if there is one. The workers are read only if the
-    batch is `stalled`: none of its items ends. With `waiting`, the number of messages that wait under each of its flow
-    keys as far as the caller knows, the store does not count them; `unserved` is work that the caller has read.
+    batch is `stalled`: none of its items ends. `unserved` is work that the caller has read; `flows_of` reads the flow
+    keys with what waits for them, as far as the caller knows, in the place of the store, which counts it.
     """
     if batch.items_ended:
         return WaitReason("completion", "on_complete has not ended") if batch.working else None
@@ -91,9 +95,7 @@ async def find_wait_reason(
     if stalled and (sentence := _unserved(await store.unserved() if unserved is None else unserved, routes, batch)):
         return WaitReason("unserved", sentence)
     keys = flow_keys(definition, batch)
-    found = await store.flows(list(keys), waiting=waiting is None)
-    if waiting is not None:
-        found = [it._replace(waiting=waiting.get(it.limits.key or "", 0)) for it in found]
+    found = await (store.flows(list(keys)) if flows_of is None else flows_of(list(keys)))
     flows = sorted(found, key=lambda it: keys[it.limits.key or ""])
     for flow in flows:
         if flow.waiting and (sentence := paused_sentence(flow)):

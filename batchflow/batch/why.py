@@ -15,6 +15,7 @@ from batchflow.core.flow import FlowHolder, FlowStatus
 from batchflow.core.message import OpenMessage, OpenState, UnservedWork, WorkerStatus
 from batchflow.core.ports import Client
 from batchflow.core.report import headline, one_line
+from batchflow.errors import StoreError
 from batchflow.serve.waiting import format_moment
 
 SHOWN_ITEMS = 20
@@ -78,8 +79,12 @@ async def explain_wait(client: Client, definition: Definition | None, batch: Bat
     # Those that are tried again do not wait for room: the reason sets them apart by the counts of the batch.
     waiting[batch.flow_key or ""] += batch.counts.retrying + batch.counts.parked - _count_again(found)
     routes, work = WorkflowRoutes(definition, batch.workflow), await store.unserved() if client.executes else ()
+
+    async def flows_of(names: Sequence[str]) -> Sequence[FlowStatus]:
+        return [it._replace(waiting=waiting[it.limits.key or ""]) for it in await _flows(client, names)]
+
     reason = await find_wait_reason(
-        store, definition, batch, now, concurrency=client.concurrency, waiting=waiting, unserved=work
+        store, definition, batch, now, concurrency=client.concurrency, unserved=work, flows_of=flows_of
     )
     workers = [it for it in await store.workers() if _serves(it, routes)]
     unserved = [it for it in work if it.destination in routes and it.batch in (None, batch.id)]
@@ -126,15 +131,23 @@ async def _binding_keys(client: Client, names: Sequence[str], reason: WaitReason
     """Return those of the keys under which messages wait that are closed or full, or that delay them by their rate."""
     found: list[BindingKey] = []
     delays = reason is not None and reason.code == "limit"
-    for status in await client.store.flows(names, waiting=False):
+    for status in await _flows(client, names):
         limits, now = status.limits, client.now()
         is_full = limits.parallelism is not None and status.in_use >= limits.parallelism
         is_closed = status.paused or status.parked_until > now or status.breaker.open_for > 0
         is_full = is_full or status.breaker.trial is not None
         if is_full or is_closed or (delays and limits.rate is not None):
-            holders = await client.store.flow_holders(limits.key or "", SHOWN_HOLDERS) if is_full else ()
+            holders = await client.flow_keys.flow_holders(limits.key or "", SHOWN_HOLDERS) if is_full else ()
             found.append(BindingKey(status, holders))
     return found[:SHOWN_KEYS]
+
+
+async def _flows(client: Client, names: Sequence[str]) -> Sequence[FlowStatus]:
+    """Read flow keys where their limits hold, or those of the store if that does not answer."""
+    try:
+        return await client.flow_keys.flows(names, waiting=False)
+    except StoreError:
+        return await client.store.flows(names, waiting=False)
 
 
 def _ended_sentence(batch: Batch) -> str:

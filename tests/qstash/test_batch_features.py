@@ -5,7 +5,8 @@ import asyncio
 import httpx
 import pytest
 
-from batchflow import FailureBudget, FlowControl, ItemFailure, RetryPolicy
+from batchflow import FailureBudget, FlowControl, ItemFailure, RateLimited, RetryPolicy
+from batchflow.batch.why import WaitReport
 from batchflow.core.breaker import CLOSED
 from batchflow.qstash import relay
 from tests.qstash.batch_programs import Greet, Params, nothing, start
@@ -144,3 +145,49 @@ async def test_a_key_with_much_left_takes_no_place_of_one_that_is_faster() -> No
         batch = await quick.trigger()
         await stage.drive(ms=60_000)
         assert (await batch.status()).counts.succeeded == 100
+
+
+async def test_a_batch_says_which_key_is_paused_or_pinned_in_qstash_and_whom_it_waits_for() -> None:
+    reports: list[WaitReport] = []
+    stage = WireStage(batches=True)
+
+    async def execute(_: str) -> None:
+        reports.append(await batch.why())
+
+    async with stage:
+        greet = stage.flow.add(Greet(3, execute))
+        await stage.open()
+        await stage.flow.limits.pin("greet.execute", parallelism=1)
+        await stage.flow.limits.pause("greet.execute")
+        batch = await greet.trigger()
+        await stage.drive(ms=60_000)
+        report = await batch.why()
+        assert "an operator has paused the flow key 'greet.execute'" in report.sentence
+        (key,) = report.keys
+        status = key.status
+        assert (status.limits.key, status.paused, status.pinned_parallelism) == ("greet.execute", True, True)
+        await stage.flow.limits.resume("greet.execute")
+        await stage.drive(ms=60_000)
+        assert (await batch.status()).counts.succeeded == 3
+        (key,) = reports[0].keys
+        assert (key.status.pinned_parallelism, key.status.in_use) == (True, 1)
+        assert reports[0].reason is not None
+        assert reports[0].reason.sentence == "limit: parallelism 1"
+
+
+async def test_a_key_without_limits_that_a_service_has_parked_is_shown() -> None:
+    stage = WireStage(batches=True)
+
+    class Free(Greet):
+        name = "free"
+        execute_flow = None
+
+    async def execute(_: str) -> None:
+        raise RateLimited(600)
+
+    async with stage:
+        batch = await start(stage, Free(3, execute))
+        await stage.drive(ms=60_000)
+        (key,) = [it for it in await stage.flow.engine.flow_keys.flows() if it.parked_until]
+        assert key.limits.key == "free.execute"
+        assert "free.execute" in (await batch.why()).sentence
