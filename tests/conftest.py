@@ -1,6 +1,7 @@
 """What every test has: a fresh structlog, and assertions of the conformance suite that explain themselves."""
 
 import gc
+import sys
 from collections.abc import Iterator
 
 import hypothesis
@@ -24,6 +25,15 @@ def pytest_collection_finish() -> None:
     """Thousands of collected tests make full collections rare, and what tests leave in cycles would pile up."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def no_kept_apps() -> Iterator[None]:
+    """FastAPI remembers thousands of endpoints, and with those the apps of as many tests: gigabytes."""
+    yield
+    if (models := sys.modules.get("fastapi.dependencies.models")) is not None:
+        for remembered in vars(models).values():
+            getattr(remembered, "cache_clear", int)()
 
 
 @pytest.fixture(autouse=True)

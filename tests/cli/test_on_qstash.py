@@ -9,6 +9,7 @@ from tests.cli.command_line import CommandLine
 from tests.cli.on_qstash import PROGRAM, LoopThread, QStashScene
 from tests.waiting import wait_until_sync
 
+VARIABLES = ("QSTASH_URL", "QSTASH_TOKEN", "QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY")
 ELSEWHERE = "http://127.0.0.1:9/other"
 """A function of another app with the same account."""
 
@@ -26,7 +27,8 @@ def scene(loop: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """One QStash and one app for all tests: each has orders of its own."""
     scene = QStashScene(tmp_path_factory.mktemp("qstash"))
     with pytest.MonkeyPatch.context() as environment:
-        for name in ("BATCHFLOW_URL", "BATCHFLOW_STORE", "APP_URL", "BATCHFLOW_PUSH_ALLOW"):
+        # What the scene sets is no variable of other tests.
+        for name in ("BATCHFLOW_URL", "BATCHFLOW_STORE", "APP_URL", "BATCHFLOW_PUSH_ALLOW", *VARIABLES):
             environment.setenv(name, "")
             environment.delenv(name)
         environment.setenv("BATCHFLOW_PUSH_ALLOW", "loopback")
