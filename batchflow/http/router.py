@@ -69,7 +69,8 @@ class Routers:
         if deliveries is not None:
             DeliveryEndpoint(deliveries).add_routes(self.webhooks)
         self.whole = APIRouter()
-        for part in (self.admin, self.webhooks, self.triggers):
+        # Routes are tried one after the other: those of operators, which are many and seldom asked for, come last.
+        for part in (self.webhooks, self.triggers, self.admin):
             self.whole.include_router(part)
 
     def _add_batches(self, client: Client, workflows: Mapping[str, Workflow[Any, Any]]) -> None:

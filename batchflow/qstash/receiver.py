@@ -2,6 +2,7 @@
 
 import re
 from base64 import urlsafe_b64encode
+from functools import lru_cache
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Any
@@ -35,6 +36,8 @@ class Receiver:
         self._keys = (current_signing_key, next_signing_key)
         self._tolerance_s = to_ms(clock_tolerance, option="clock_tolerance") / 1000
         self._verified: dict[int, None] = {}
+        # A signature is checked before the body is read, and verified with it.
+        self._claims = lru_cache(maxsize=128)(self._read_claims)
 
     def check(self, signature: str | None) -> None:
         """Check all that can be known without the body: that QStash has signed something.
@@ -64,7 +67,7 @@ class Receiver:
             del self._verified[next(iter(self._verified))]
         return has_come
 
-    def _claims(self, signature: str) -> dict[str, Any] | None:
+    def _read_claims(self, signature: str) -> dict[str, Any] | None:
         import jwt
 
         # The times are checked with the clock of the app, which tests set.
