@@ -251,7 +251,9 @@ def test_threads_end(programs: Programs) -> None:
 
     before = set(threading.enumerate())
     asyncio.run(test())
-    assert [it.name for it in set(threading.enumerate()) - before] == []
+    # Those of AnyIO end by themselves, a moment after the event loop that had them.
+    names = [it.name for it in set(threading.enumerate()) - before]
+    assert [it for it in names if it != "AnyIO worker thread"] == []
 
 
 async def test_a_lifespan_in_the_environment_starts_no_worker(flow_env: FlowEnv, programs: Programs) -> None:
