@@ -65,7 +65,12 @@ class SqliteStore(SqlStore):
             return
         self._loop = loop = asyncio.get_running_loop()
         self._reads = self._reads or ThreadPoolExecutor(1, "batchflow-sqlite-reader")
-        writing = await loop.run_in_executor(self._reads, self._connect)
+        connecting = loop.run_in_executor(self._reads, self._connect)
+        try:
+            writing = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            connecting.add_done_callback(_close_unused)
+            raise
         queries = Queries.load()
         self._writer = Writer(
             SqliteTx(writing, queries, self._locks),
@@ -78,7 +83,7 @@ class SqliteStore(SqlStore):
         if self.is_durable:
             self._reader = SqliteTx(connection.connect(self.path, synchronous=self.synchronous), queries, self._locks)
 
-    def _connect(self) -> Any:
+    def _connect(self) -> sqlite3.Connection:
         opened = connection.connect(self.path, synchronous=self.synchronous)
         try:
             self._is_new = connection.prepare(opened, self.path)
@@ -196,3 +201,8 @@ def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) ->
     # The loop may have been closed while the thread ran.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(callback)
+
+
+def _close_unused(connecting: "asyncio.Future[sqlite3.Connection]") -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()
