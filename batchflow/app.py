@@ -70,9 +70,11 @@ from batchflow.serve.endpoint import Endpoint
 from batchflow.serve.failure_functions import RunFailure
 from batchflow.serve.functions import ServedFunction
 from batchflow.serve.limits import LimitAdmin
+from batchflow.serve.plugged import check_plugged
 from batchflow.serve.runs import RunHandle, RunPage, validate_label_filter
 from batchflow.serve.trigger import TriggerOptions
 from batchflow.serve.validation import (
+    check_flag,
     check_no_unknown_options,
     check_served,
     format_value,
@@ -138,9 +140,16 @@ class Batchflow:
         # pydantic-settings takes as long to import as pydantic itself.
         from batchflow.settings import Settings, open_ledger, open_store
 
+        check_flag("worker", worker)
+        check_plugged("clock", clock, "now", "write a clock, such as ManualClock() in tests")
+        check_plugged("entropy", entropy, "bytes", "write what yields random bytes, such as FixedEntropy() in tests")
         url, beside = (it if isinstance(it, str) else None for it in (store, ledger))
         if isinstance(store, QStash):
             url = "qstash://"
+        elif url is None:
+            check_plugged("store", store, "claim_one", "write a URL such as redis://HOST:PORT, a store, or QStash()")
+        if beside is None:
+            check_plugged("ledger", ledger, "mark", "write a URL such as redis://HOST:PORT, or a ledger")
         self.settings = Settings.load(
             url=url,
             ledger=beside,

@@ -10,7 +10,8 @@ from batchflow.core.store import Store
 from batchflow.errors import ConfigurationError
 from batchflow.qstash.receiver import Receiver, check_secret
 from batchflow.serve.app_url import check_url
-from batchflow.serve.validation import check_flag, format_value, type_with_article
+from batchflow.serve.plugged import check_plugged
+from batchflow.serve.validation import check_flag, type_with_article
 
 if TYPE_CHECKING:
     import httpx
@@ -56,10 +57,7 @@ class QStash:
         check_flag("telemetry", self.telemetry)
         _check_store(self.store)
         as_schedule(self.relay_cron, "relay_cron")
-        if self.transport is not None and not _has_method(self.transport, "handle_async_request"):
-            raise ConfigurationError(
-                option="transport", got=format_value(self.transport), want="write an httpx.AsyncBaseTransport"
-            )
+        check_plugged("transport", self.transport, "handle_async_request", "write an httpx.AsyncBaseTransport")
 
 
 def _check_store(store: object) -> None:
@@ -68,13 +66,8 @@ def _check_store(store: object) -> None:
         # The URL may have a password: what else is wrong with it is said without that where it is opened.
         if not store.strip():
             raise ConfigurationError("is empty", option="store", want=want)
-    elif store is not None and not _has_method(store, "claim_one"):
-        raise ConfigurationError(option="store", got=format_value(store), want=want)
-
-
-def _has_method(value: object, name: str) -> bool:
-    """True for an object with this method; the class of one does not do."""
-    return not isinstance(value, type) and callable(getattr(value, name, None))
+    else:
+        check_plugged("store", store, "claim_one", want)
 
 
 class UpstashClient(Protocol):
