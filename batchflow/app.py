@@ -735,12 +735,15 @@ class Batchflow:
 
     @property
     def triggers_router(self) -> "APIRouter":
-        """The part of `router` that starts work: the endpoints of workflows and functions."""
+        """The part of `router` that starts work: the endpoints of workflows and functions; on QStash of workflows."""
         return self._build_routers().triggers
 
     @property
     def webhooks_router(self) -> "APIRouter":
-        """The part of `router` that anybody may call: webhooks, whose URLs are secrets, and the health of the app."""
+        """The part of `router` that anybody may call: webhooks, whose URLs are secrets, and the health of the app.
+
+        On QStash functions too, and where it delivers the messages of batches: it signs its requests.
+        """
         return self._build_routers().webhooks
 
     @property
@@ -787,7 +790,15 @@ class Batchflow:
         """A QStash over the store of this app, as an ASGI app: `app.mount("/qstash", flow.server)`.
 
         Ask for it before the app starts: from then on the worker of this app delivers its messages.
+
+        Raises:
+            ConfigurationError: this app is on QStash itself, and has no worker.
         """
+        if self._deliveries is not None:
+            raise ConfigurationError(
+                "an app on QStash has no worker, which would deliver the messages of its own QStash; "
+                'serve that by another app, such as Batchflow("sqlite:///qstash.db").server'
+            )
         if self._server is None:
             from batchflow.server.app import QStashServer
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from batchflow.batch.definition import Definition
 from batchflow.core.duration import format_duration
-from batchflow.errors import ConfigurationError, StoreError
+from batchflow.errors import ConfigurationError, InputError, StoreError
 from batchflow.logs import logger
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.account_engine import AccountEngine
@@ -14,6 +14,7 @@ from batchflow.qstash.endpoint import OF_QSTASH, WireAnswer, WireEndpoint, WireR
 from batchflow.qstash.engine import QStashEngine
 from batchflow.qstash.fires import answer_fire, is_fire
 from batchflow.qstash.options import AccountOptions
+from batchflow.qstash.run_options import check_flow
 from batchflow.serve.endpoint import Endpoint
 from batchflow.wire.headers import REDELIVERED
 from batchflow.wire.signature import SIGNATURE
@@ -24,7 +25,7 @@ RETRIED = "upstash-retried"
 
 
 class QStashDeliveries:
-    """Answers the requests of QStash to the endpoints of an app (`batchflow.http.triggers.Deliveries`).
+    """Answers the requests of QStash to the endpoints of an app (`batchflow.http.deliveries.Deliveries`).
 
     `find_account` returns the account of a function with these options.
     """
@@ -119,10 +120,11 @@ class QStashDeliveries:
                 f"'{name}' has a schedule, which nothing fires with QStash(relay_cron=None); leave relay_cron out"
             )
         _check_timeout("item_timeout", definition.declared_timeout_ms, f"'{name}'")
-        if any(flow.burst > 1 for flow in definition.flows):
-            raise ConfigurationError(
-                f"a flow key of '{name}' has a burst, which QStash does not have; leave it out", option="burst"
-            )
+        for flow in definition.flows:
+            try:
+                check_flow(flow)
+            except InputError as error:
+                raise ConfigurationError(f"a flow key of '{name}': {error}") from None
 
 
 def _check_timeout(option: str, timeout_ms: int | None, whose: str) -> None:

@@ -5,10 +5,12 @@ from base64 import urlsafe_b64encode
 from functools import lru_cache
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Any
+from typing import Any, NoReturn
 
 from batchflow.core.duration import Duration, to_ms
+from batchflow.core.secrets import printable_text
 from batchflow.errors import ConfigurationError, InputError
+from batchflow.logs import logger
 from batchflow.serve.validation import type_with_article
 
 REMEMBERED = 10_000
@@ -16,6 +18,9 @@ REMEMBERED = 10_000
 
 _SECRET = re.compile(r"[!-~]+")
 _REFUSED = "this request is not signed by QStash for this app"
+_UNSIGNED = "it has no signature"
+_OTHER_KEYS = "it is not signed with the signing keys that this app has"
+_MOST_TOLD = 16
 
 
 class Receiver:
@@ -24,7 +29,8 @@ class Receiver:
         @flow.serve("/onboarding", receiver=Receiver(current_signing_key="sig_…", next_signing_key="sig_…"))
 
     `clock_tolerance` is how far the clocks of the app and of QStash may be apart. The rules are those of
-    https://upstash.com/docs/qstash/features/security.
+    https://upstash.com/docs/qstash/features/security. A request that is refused is not told why; the log says each
+    reason once.
 
     Raises:
         ConfigurationError: a key is missing, or the tolerance is not valid.
@@ -36,6 +42,7 @@ class Receiver:
         self._keys = (current_signing_key, next_signing_key)
         self._tolerance_s = to_ms(clock_tolerance, option="clock_tolerance") / 1000
         self._verified: dict[int, None] = {}
+        self._told: set[str] = set()
         # A signature is checked before the body is read, and verified with it.
         self._claims = lru_cache(maxsize=128)(self._read_claims)
 
@@ -45,8 +52,7 @@ class Receiver:
         Raises:
             InputError: it has not (401).
         """
-        if signature is None or self._claims(signature) is None:
-            raise InputError(_REFUSED, status=401)
+        self._claims_of(signature)
 
     def verify(self, signature: str | None, url: str, body: bytes, *, now: int) -> bool:
         """Return, for a request that QStash has signed for this URL and body, whether the same request has come before.
@@ -56,9 +62,8 @@ class Receiver:
         Raises:
             InputError: it has not, or not for this URL, or too long ago (401). The sentence does not say which.
         """
-        claims = None if signature is None else self._claims(signature)
-        if claims is None or not self._fits(claims, url, body, now / 1000):
-            raise InputError(_REFUSED, status=401)
+        if (fault := self._fault(self._claims_of(signature), url, body, now / 1000)) is not None:
+            self._refuse(fault)
         # Each delivery has claims of its own. What signs them, the last part, can be written in several ways.
         key = hash(str(signature).rpartition(".")[0])
         has_come = key in self._verified
@@ -66,6 +71,19 @@ class Receiver:
         if len(self._verified) > REMEMBERED:
             del self._verified[next(iter(self._verified))]
         return has_come
+
+    def _claims_of(self, signature: str | None) -> dict[str, Any]:
+        claims = None if signature is None else self._claims(signature)
+        if claims is None:
+            self._refuse(_UNSIGNED if signature is None else _OTHER_KEYS)
+        return claims
+
+    def _refuse(self, reason: str) -> NoReturn:
+        # Strangers may send requests without end, and each is the first sign of a wrong setting.
+        if reason not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(reason)
+            logger().warning("[batchflow] A request was refused as not one of QStash", reason=reason)
+        raise InputError(_REFUSED, status=401)
 
     def _read_claims(self, signature: str) -> dict[str, Any] | None:
         import jwt
@@ -85,16 +103,24 @@ class Receiver:
                 continue
         return None
 
-    def _fits(self, claims: dict[str, Any], url: str, body: bytes, now: float) -> bool:
-        ends, begins, sent = claims.get("exp"), claims.get("nbf"), str(claims.get("body", ""))
+    def _fault(self, claims: dict[str, Any], url: str, body: bytes, now: float) -> str | None:
+        ends, begins, signed_for = claims.get("exp"), claims.get("nbf"), claims.get("sub")
         if not isinstance(ends, int | float) or not isinstance(begins, int | float):
-            return False
+            return "its signature does not say when it is valid"
+        if signed_for != url:
+            return printable_text(
+                f"it is signed for {signed_for}, and this app takes it for {url}; APP_URL has to be the URL that "
+                f"QStash calls"
+            )
+        if not begins - self._tolerance_s <= now < ends + self._tolerance_s:
+            return (
+                "its signature is not valid now; it was sent again or late, or the clocks of the app and of QStash "
+                "differ by more than clock_tolerance"
+            )
         wanted = urlsafe_b64encode(sha256(body).digest()).decode().rstrip("=")
-        return (
-            begins - self._tolerance_s <= now < ends + self._tolerance_s
-            and claims.get("sub") == url
-            and compare_digest(sent.rstrip("=").encode(), wanted.encode())
-        )
+        if not compare_digest(str(claims.get("body", "")).rstrip("=").encode(), wanted.encode()):
+            return "its body is not the one that was signed; a proxy may have changed it"
+        return None
 
 
 def check_secret(option: str, value: object) -> None:

@@ -23,7 +23,7 @@ def check_run_options(
 ) -> None:
     """Raise `InputError` for an option of a run or a call that QStash does not keep as it is."""
     if flow is not None:
-        _check_flow(flow)
+        check_flow(flow)
     if retry is not None and retry.cap_ms > LONGEST_RETRY_WAIT_MS:
         raise InputError(
             f"waits up to {format_duration(retry.cap_ms)} before a retry, and QStash at most a day",
@@ -69,7 +69,8 @@ _OWN = ("upstash-", "x-vercel-", "x-forwarded-", "cf-", "cdn-loop", "render-prox
 _NOT_OF_TRIGGERS = NOT_FORWARDED | {"content-type", "user-agent", "accept"}
 
 
-def _check_flow(flow: FlowControl) -> None:
+def check_flow(flow: FlowControl) -> None:
+    """Raise `InputError` for limits that QStash does not keep as they are."""
     if flow.burst > 1:
         raise InputError(
             f"is {flow.burst}, and QStash has none: all starts of a period may come at its beginning",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchflow import Batchflow, BatchWorkflow, FlowControl, NoParams, Page, QStash, RetryPolicy, WorkflowContext
+from batchflow import Batchflow, BatchWorkflow, FlowControl, NoParams, Page, RetryPolicy, WorkflowContext
 from batchflow.core.call import CallRequest
 from batchflow.engine.caller import HttpCaller
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, UnserializableError
@@ -32,25 +32,6 @@ def parse(text: str, base: int = 10) -> int:
 async def parse_later(text: str) -> int:
     return int(text)
 
-
-APP: list[tuple[dict[str, Any], str]] = [
-    ({"store": 5}, "'store' cannot be 5; write a URL such as redis://HOST:PORT, a store, or QStash()"),
-    (
-        {"store": QStash},
-        "'store' cannot be the class 'QStash'; write a URL such as redis://HOST:PORT, a store, or QStash()",
-    ),
-    (
-        {"store": {"url": "redis://:s3cr3t@one"}},
-        "'store' cannot be a dict; write a URL such as redis://HOST:PORT, a store, or QStash()",
-    ),
-    ({"ledger": True}, "'ledger' cannot be True; write a URL such as redis://HOST:PORT, or a ledger"),
-    ({"worker": "no"}, "'worker' cannot be 'no'; write True or False"),
-    (
-        {"clock": ManualClock},
-        "'clock' cannot be the class 'ManualClock'; write a clock, such as ManualClock() in tests",
-    ),
-    ({"entropy": 7}, "'entropy' cannot be 7; write what yields random bytes, such as FixedEntropy() in tests"),
-]
 
 SERVING: list[tuple[dict[str, Any], str]] = [
     ({"retry": 3}, "'retry' cannot be 3; write a policy, such as RetryPolicy(retries=3)"),
@@ -238,13 +219,6 @@ async def flow() -> AsyncGenerator[Batchflow]:
 @pytest.fixture
 def served(flow: Batchflow) -> ServedFunction[int, int]:
     return flow.serve("/echo")(echo)
-
-
-@pytest.mark.parametrize(("options", "sentence"), APP)
-def test_a_wrong_option_of_an_app_is_refused(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        Batchflow(**options)
-    assert str(caught.value) == sentence
 
 
 @pytest.mark.parametrize(("options", "sentence"), SERVING)

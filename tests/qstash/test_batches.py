@@ -313,8 +313,15 @@ def test_what_qstash_cannot_keep_of_a_batch_is_refused_when_it_is_added() -> Non
         name = "bursting"
         execute_flow = FlowControl(rate=1, burst=3)
 
-    with pytest.raises(ConfigurationError, match=r"has a burst"):
+    with pytest.raises(ConfigurationError, match=r"a flow key of 'bursting': 'burst' is 3, and QStash has none"):
         flow.add(Bursting(1, nothing))
+
+    class Fine(Greet):
+        name = "fine"
+        paginate_flow = FlowControl(rate=1, period="500ms")
+
+    with pytest.raises(ConfigurationError, match=r"a flow key of 'fine': 'period' cannot be '500ms'; QStash has per"):
+        flow.add(Fine(1, nothing))
 
     class Daily(Greet):
         name = "daily"

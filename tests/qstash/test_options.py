@@ -61,6 +61,12 @@ def test_an_address_belongs_into_a_variable_of_its_own(environment: pytest.Monke
         Batchflow("qstash://qstash.example.com")
 
 
+def test_an_app_on_qstash_is_no_qstash_itself(flow: Batchflow) -> None:
+    """It has no worker that would deliver the messages."""
+    with pytest.raises(ConfigurationError, match="serve that by another app, such as Batchflow"):
+        _ = flow.server
+
+
 @pytest.fixture
 def flow(environment: pytest.MonkeyPatch) -> Batchflow:
     return Batchflow(QStash(token="e30=", verify=False))

@@ -205,6 +205,29 @@ async def test_another_request_starts_nothing_and_is_told_nothing(stage: WireSta
     assert not calls
 
 
+TOLD = [
+    "it has no signature",
+    "it is not signed with the signing keys that this app has",
+    f"it is signed for {APP_URL}/other, and this app takes it for {APP_URL}/guarded; APP_URL has to be the URL that "
+    f"QStash calls",
+    "its body is not the one that was signed; a proxy may have changed it",
+    "its signature is not valid now; it was sent again or late, or the clocks of the app and of QStash differ by "
+    "more than clock_tolerance",
+]
+
+
+async def test_the_log_says_why_requests_were_refused_each_reason_once(
+    stage: WireStage, calls: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its owner has to find a wrong setting, and strangers may not fill the log."""
+    for _ in range(3):
+        for refused in REFUSED.values():
+            await post(stage, refused(stage))
+    said = [it.getMessage().partition("reason=")[2] for it in caplog.records if "was refused" in it.getMessage()]
+    assert [it.strip("'\"") for it in said] == TOLD
+    assert not calls
+
+
 async def test_the_body_of_a_request_that_nobody_has_signed_is_not_read(stage: WireStage, calls: list[int]) -> None:
     """Deliveries may be large."""
     assert stage.client.app is not None

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, closing, contextmanager
 from importlib.resources import files
@@ -386,28 +385,3 @@ async def test_memory_is_empty_each_time() -> None:
     async with opened(":memory:") as one, opened(":memory:") as two:
         await one.publish([message("a")])
         assert await two.run("a") is None
-
-
-async def test_an_open_that_is_cancelled_leaves_no_connection(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    connections: list[sqlite3.Connection] = []
-    begun, may_end = threading.Event(), threading.Event()
-    connect = connection.connect
-
-    def connect_when_told(path: str, *, synchronous: str) -> sqlite3.Connection:
-        begun.set()
-        may_end.wait()
-        connections.append(connect(path, synchronous=synchronous))
-        return connections[-1]
-
-    monkeypatch.setattr(connection, "connect", connect_when_told)
-    store = SqliteStore(path, clock=ManualClock())
-    opening = asyncio.create_task(store.open())
-    await asyncio.to_thread(begun.wait)
-    opening.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await opening
-    may_end.set()
-    await store.open()
-    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
-        connections[0].execute("SELECT 1")
-    await store.close()

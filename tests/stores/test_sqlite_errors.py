@@ -1,6 +1,8 @@
 """Errors of SQLite, and a file that disappears under a process: a temporary error is retried."""
 
+import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ from structlog.testing import capture_logs
 
 from batchflow import Batchflow
 from batchflow.errors import StoreUnavailable
+from batchflow.stores.sqlite import SqliteStore, connection
 from batchflow.stores.sqlite.connection import translate_error
+from batchflow.testing.clock import ManualClock
 from tests.conformance.scene import message
 from tests.stores.test_sqlite import opened
 from tests.waiting import wait_until
@@ -109,3 +113,28 @@ async def test_another_folder_is_no_loss_of_the_file(path: str, monkeypatch: pyt
     async with opened("batchflow.db") as store:
         monkeypatch.chdir("/")
         assert await store.publish([message("a")]) == [True]
+
+
+async def test_an_open_that_is_cancelled_leaves_no_connection(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    connections: list[sqlite3.Connection] = []
+    begun, may_end = threading.Event(), threading.Event()
+    connect = connection.connect
+
+    def connect_when_told(path: str, *, synchronous: str) -> sqlite3.Connection:
+        begun.set()
+        may_end.wait()
+        connections.append(connect(path, synchronous=synchronous))
+        return connections[-1]
+
+    monkeypatch.setattr(connection, "connect", connect_when_told)
+    store = SqliteStore(path, clock=ManualClock())
+    opening = asyncio.create_task(store.open())
+    await asyncio.to_thread(begun.wait)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    may_end.set()
+    await store.open()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connections[0].execute("SELECT 1")
+    await store.close()
