@@ -147,7 +147,8 @@ async def waiting(flow: Batchflow, http: AsyncClient, payload: str, **headers: s
     run: str = (await http.post("/approvals", json=payload, headers=headers)).json()["workflowRunId"]
 
     async def waits() -> bool:
-        return bool(await flow.waiters(f"approval:{payload}/1"))
+        # It is a waiter before its attempt has ended.
+        return (await flow.run(run).status()).state == "waiting"
 
     await wait_until(waits, description="the run waits")
     return run
