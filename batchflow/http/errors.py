@@ -24,7 +24,7 @@ from batchflow.errors import (
     UnserializableError,
 )
 from batchflow.http.bodies import does_not_fit
-from batchflow.http.schemas.base import ErrorResponse
+from batchflow.http.schemas.base import BatchflowErrorResponse
 from batchflow.logs import logger
 from batchflow.serve.app_url import PublicUrlUnknown
 
@@ -34,7 +34,7 @@ _STORE_RETRY_S = "1"
 
 
 class ErrorHandlingRoute(APIRoute):
-    """A route that answers batchflow's errors, and FastAPI's validation errors, with an `ErrorResponse`.
+    """A route that answers batchflow's errors, and FastAPI's validation errors, with an `BatchflowErrorResponse`.
 
     All others (errors of user code, an `HTTPException` of a dependency) go on to the app unchanged.
     """
@@ -55,7 +55,9 @@ class ErrorHandlingRoute(APIRoute):
                 return error_response(error)
             except ClientDisconnect:
                 # Nobody reads this; it only keeps the server from logging an error.
-                return json_response(ErrorResponse(error="the connection was closed before the body was complete"), 400)
+                return json_response(
+                    BatchflowErrorResponse(error="the connection was closed before the body was complete"), 400
+                )
 
         return handle_errors
 
@@ -77,7 +79,7 @@ class ErrorHandlingRoute(APIRoute):
         else:
             allowed = sorted(_allowed_methods(scope, self.methods))
             choice = " or ".join(it for it in allowed if it != "HEAD")
-            document = ErrorResponse(error=f"{scope['method']} is not possible here; send {choice}")
+            document = BatchflowErrorResponse(error=f"{scope['method']} is not possible here; send {choice}")
             await json_response(document, 405, Allow=", ".join(allowed))(scope, receive, send)
 
     def takes(self, path: str) -> bool:
@@ -123,13 +125,13 @@ class OpenRoute(ErrorHandlingRoute):
 def json_response(document: BaseModel, status: int = 200, **headers: str) -> Response:
     """The response with a document as its body; `Retry_After="1"` sets the header `Retry-After`."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    body = document.model_dump_json(by_alias=True, exclude_none=isinstance(document, ErrorResponse))
+    body = document.model_dump_json(by_alias=True, exclude_none=isinstance(document, BatchflowErrorResponse))
     return Response(body, status, named, media_type="application/json")
 
 
 def error_response(error: BatchflowError) -> Response:
     """The response to an error."""
-    document = ErrorResponse(error=str(error), field=error.field if isinstance(error, InputError) else None)
+    document = BatchflowErrorResponse(error=str(error), field=error.field if isinstance(error, InputError) else None)
     match error:
         case InputError():
             challenge = {"WWW_Authenticate": "Bearer"} if error.status == 401 else {}

@@ -10,7 +10,7 @@ from batchflow.errors import InputError, NotFoundError
 from batchflow.http.bodies import ReceivedBody, parse_json, read_body
 from batchflow.http.errors import ErrorHandlingRoute, OpenRoute, json_response
 from batchflow.http.openapi import BODY_ERRORS, QueryParam, error_responses
-from batchflow.http.schemas.base import ErrorResponse
+from batchflow.http.schemas.base import BatchflowErrorResponse
 from batchflow.http.schemas.events import NotifyResponse, WaiterInfo, WaiterList, WebhookResponse
 from batchflow.serve import runs
 from batchflow.serve.waits import MAX_EVENT_ID, WebhookRequest, webhook_event_id, webhook_request_codec
@@ -165,7 +165,7 @@ class WebhookEndpoint:
         # The run may have ended while the body was read.
         await self._run(token)
         sentence = "too many requests are kept for the run of this webhook, which has not waited for them yet"
-        return json_response(ErrorResponse(error=sentence), 429, Retry_After=_WEBHOOK_RETRY_S)
+        return json_response(BatchflowErrorResponse(error=sentence), 429, Retry_After=_WEBHOOK_RETRY_S)
 
     async def _run(self, token: str) -> str:
         run = await self._client.store.webhook(token)

@@ -21,7 +21,7 @@ from batchflow.http.bodies import PayloadReader, read_body, read_object
 from batchflow.http.deliveries import MAX_DELIVERY, Deliveries
 from batchflow.http.errors import json_response, rename_options
 from batchflow.http.openapi import BODY_ERRORS, error_responses, header_parameters, request_body
-from batchflow.http.schemas.base import ErrorResponse
+from batchflow.http.schemas.base import BatchflowErrorResponse
 from batchflow.http.schemas.batches import StartBatchResponse
 from batchflow.http.schemas.runs import StartRunResponse
 from batchflow.http.urls import Urls
@@ -163,7 +163,7 @@ class WorkflowEndpoints:
         self._forbid(fields, "cursor", "dryRun", "limit", "force", "canary", "approveUnder", "confirm", self._wire.ids)
         id = fields.pop(self._wire.id, None)
         if id is None or id == "":
-            return json_response(ErrorResponse(error=f"Missing {self._wire.id}"), 400)
+            return json_response(BatchflowErrorResponse(error=f"Missing {self._wire.id}"), 400)
         if not isinstance(id, str):
             raise InputError("does not fit: an id is a string", option=self._wire.id, field=self._wire.id)
         trigger = self._workflow.read_request({**fields, "force": True, self._wire.ids: [id]})

@@ -30,7 +30,7 @@ class ApiModel(BaseModel):
         return self.model_dump(mode="json")
 
 
-class ErrorResponse(ApiModel):
+class BatchflowErrorResponse(ApiModel):
     """The reason why nothing was done, in one sentence. `field` is the part of the request at fault, if any."""
 
     success: Literal[False] = False
