@@ -5,6 +5,7 @@ from typing import Protocol
 
 from fastapi import APIRouter, Request, Response
 
+from batchflow.http.access import names_this_server
 from batchflow.http.bodies import read_body
 from batchflow.http.reserved_routes import DELIVERIES
 
@@ -49,21 +50,26 @@ class Deliveries(Protocol):
         """
         ...
 
-    async def answer(self, route: str, url: str, headers: Mapping[str, str], body: bytes) -> DeliveryAnswer:
-        """Answer one to this route; `url` is that of the request.
+    async def answer(self, route: str, url: str | None, headers: Mapping[str, str], body: bytes) -> DeliveryAnswer:
+        """Answer one to this route; `url` is that of the request, as `own_url` returns it.
 
         Raises:
             InputError: the engine has not sent it (401), or it is not what it sends.
         """
         ...
 
-    async def wake(self, url: str, headers: Mapping[str, str], body: bytes) -> DeliveryAnswer:
+    async def wake(self, url: str | None, headers: Mapping[str, str], body: bytes) -> DeliveryAnswer:
         """Answer one to `DELIVERIES`: it names a message of the app's store, or says that something may be due.
 
         Raises:
             InputError: as for `answer`.
         """
         ...
+
+
+def own_url(request: Request) -> str | None:
+    """The URL of a request without its query; None if its `Host`, which anybody may invent, can name another server."""
+    return str(request.url.replace(query="", fragment="")) if names_this_server(request) else None
 
 
 class DeliveryEndpoint:
@@ -79,6 +85,5 @@ class DeliveryEndpoint:
     async def wake(self, request: Request) -> Response:
         """Executes one message of a batch. The engine signs its requests."""
         body = await read_body(request, MAX_NAMED)
-        url = str(request.url.replace(query="", fragment=""))
-        answer = await self._deliveries.wake(url, request.headers, body.content)
+        answer = await self._deliveries.wake(own_url(request), request.headers, body.content)
         return Response(answer.body, answer.status, dict(answer.headers))

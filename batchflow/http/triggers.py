@@ -18,7 +18,7 @@ from batchflow.core.ids import entry_id
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError, InputError, TooLarge
 from batchflow.http.bodies import PayloadReader, read_body, read_object
-from batchflow.http.deliveries import MAX_DELIVERY, Deliveries
+from batchflow.http.deliveries import MAX_DELIVERY, Deliveries, own_url
 from batchflow.http.errors import json_response, rename_options
 from batchflow.http.openapi import BODY_ERRORS, error_responses, header_parameters, request_body
 from batchflow.http.schemas.base import BatchflowErrorResponse
@@ -273,9 +273,8 @@ class FunctionEndpoint:
         if self._deliveries is not None and self._deliveries.is_delivery(request.headers):
             self._deliveries.check_sender(route, request.headers)
             body = await read_body(request, MAX_DELIVERY)
-            url = str(request.url.replace(query="", fragment=""))
             headers = {name.decode("latin-1"): header_text(content) for name, content in request.headers.raw}
-            answer = await self._deliveries.answer(route, url, headers, body.content)
+            answer = await self._deliveries.answer(route, own_url(request), headers, body.content)
             return Response(answer.body, answer.status, dict(answer.headers))
         if self._check_start is not None:
             await self._check_start(request)

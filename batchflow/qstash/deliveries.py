@@ -1,7 +1,6 @@
 """The requests of QStash to the functions of an app, as its routes hand them over."""
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 
 from batchflow.batch.definition import Definition
@@ -10,11 +9,12 @@ from batchflow.errors import ConfigurationError, InputError, StoreError
 from batchflow.logs import logger
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.account_engine import AccountEngine
-from batchflow.qstash.endpoint import OF_QSTASH, WireAnswer, WireEndpoint, WireRequest
+from batchflow.qstash.endpoint import WireAnswer, WireEndpoint, WireRequest
 from batchflow.qstash.engine import QStashEngine
 from batchflow.qstash.fires import answer_fire, is_fire
 from batchflow.qstash.options import AccountOptions
-from batchflow.qstash.run_options import check_flow
+from batchflow.qstash.receiver import NOT_OF_QSTASH, REFUSAL_LOG
+from batchflow.qstash.run_options import OF_QSTASH, check_flow
 from batchflow.serve.endpoint import Endpoint
 from batchflow.wire.headers import REDELIVERED
 from batchflow.wire.signature import SIGNATURE
@@ -40,6 +40,7 @@ class QStashDeliveries:
         self._endpoints = endpoints
         self.find_account = find_account
         self._has_scheduled = False
+        self._has_warned = False
 
     def add_account(self, endpoint: Endpoint, account: QStashAccount) -> None:
         """Let the runs of an endpoint live in this account.
@@ -63,13 +64,12 @@ class QStashDeliveries:
         if (receiver := self._engine.directory.account_of(route).receiver) is not None:
             receiver.check(headers.get(SIGNATURE.lower()))
 
-    async def answer(self, route: str, url: str, headers: Mapping[str, str], body: bytes) -> WireAnswer:
+    async def answer(self, route: str, url: str | None, headers: Mapping[str, str], body: bytes) -> WireAnswer:
         """See the port."""
         endpoint = self._endpoints[route]
         failure = None if endpoint.on_failure is None else self._endpoints.get(endpoint.on_failure)
         account = self._engine.directory.account_of(route)
-        with suppress(ConfigurationError):
-            url = self._engine.directory.url_of(route)
+        url = self._public_url(partial(self._engine.directory.url_of, route), url)
         if is_fire(headers):
             now = self._engine.now()
             if account.receiver is not None:
@@ -78,10 +78,9 @@ class QStashDeliveries:
         wire = WireEndpoint(endpoint, failure, AccountEngine(self._engine, account))
         return await wire.answer(WireRequest(headers, body), url, account.receiver)
 
-    async def wake(self, url: str, headers: Mapping[str, str], body: bytes) -> WireAnswer:
+    async def wake(self, url: str | None, headers: Mapping[str, str], body: bytes) -> WireAnswer:
         """See the port."""
-        with suppress(ConfigurationError):
-            url = self._engine.directory.deliveries_url()
+        url = self._public_url(self._engine.directory.deliveries_url, url)
         if (receiver := self._engine.directory.app.receiver) is not None:
             receiver.verify(headers.get(SIGNATURE.lower()), url, body, now=self._engine.now())
         try:
@@ -92,6 +91,22 @@ class QStashDeliveries:
             logger().warning("[batchflow] A message of a batch waits until QStash sends it again", error=str(error))
             return WireAnswer(503, {"Content-Type": "text/plain"}, str(error).encode())
         return WireAnswer(200, {}, b"")
+
+    def _public_url(self, find: Callable[[], str], seen: str | None) -> str:
+        """The URL for which a request has to be signed: the public one, else that of the request, if it is our own.
+
+        QStash signs the calls of runs with the same keys: whoever gets one could send it to us, under its own host.
+        """
+        try:
+            return find()
+        except ConfigurationError:
+            if seen is not None:
+                return seen
+        if not self._has_warned:
+            self._has_warned = True
+            reason = "the public URL of this app is not known, and its Host may be anybody's; set APP_URL"
+            logger().warning(REFUSAL_LOG, reason=reason)
+        raise InputError(NOT_OF_QSTASH, status=401)
 
     async def schedule(self) -> None:
         """Have QStash call the app regularly, as `QStash(relay_cron=…)` says; once in a process."""

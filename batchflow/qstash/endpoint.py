@@ -20,7 +20,7 @@ from batchflow.core.settlement import Settlement
 from batchflow.errors import InputError, NotFoundError, StoreError
 from batchflow.qstash.receiver import Receiver
 from batchflow.qstash.recorder import Submitter, WireRecorder
-from batchflow.qstash.run_options import LONGEST_RETRY_WAIT_MS, user_headers
+from batchflow.qstash.run_options import CALLBACK, FAILURE, LONGEST_RETRY_WAIT_MS, UNKNOWN_SDK, VERSION, user_headers
 from batchflow.qstash.runs import ShownFailureCallback
 from batchflow.serve.endpoint import Endpoint
 from batchflow.serve.failure_functions import FAILURE_FUNCTION_STEP
@@ -39,12 +39,6 @@ from batchflow.wire.submissions import (
 )
 
 RUN_ID = "upstash-workflow-runid"
-VERSION = "upstash-workflow-sdk-version"
-UNKNOWN_SDK = "upstash-workflow-unknown-sdk"
-CALLBACK = "upstash-workflow-callback"
-FAILURE = "upstash-workflow-failure-callback"
-OF_QSTASH = frozenset({VERSION, UNKNOWN_SDK, CALLBACK, FAILURE})
-"""Headers of which each request of QStash about a run has one."""
 
 _ANSWERED: Mapping[str, str] = MappingProxyType(
     {"Upstash-Workflow-Sdk-Version": PROTOCOL, "Upstash-workflow-sdk": "v1.3.0", "Content-Type": "application/json"}

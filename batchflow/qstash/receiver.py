@@ -16,8 +16,13 @@ from batchflow.serve.validation import type_with_article
 REMEMBERED = 10_000
 """The number of requests that a receiver remembers."""
 
+NOT_OF_QSTASH = "this request is not signed by QStash for this app"
+"""The sentence that the sender of a refused request is told."""
+
+REFUSAL_LOG = "[batchflow] A request was refused as not one of QStash"
+"""The line that the log has of it, with the reason."""
+
 _SECRET = re.compile(r"[!-~]+")
-_REFUSED = "this request is not signed by QStash for this app"
 _UNSIGNED = "it has no signature"
 _OTHER_KEYS = "it is not signed with the signing keys that this app has"
 _MOST_TOLD = 16
@@ -82,8 +87,8 @@ class Receiver:
         # Strangers may send requests without end, and each is the first sign of a wrong setting.
         if reason not in self._told and len(self._told) < _MOST_TOLD:
             self._told.add(reason)
-            logger().warning("[batchflow] A request was refused as not one of QStash", reason=reason)
-        raise InputError(_REFUSED, status=401)
+            logger().warning(REFUSAL_LOG, reason=reason)
+        raise InputError(NOT_OF_QSTASH, status=401)
 
     def _read_claims(self, signature: str) -> dict[str, Any] | None:
         import jwt

@@ -12,7 +12,7 @@ from batchflow.core.run import Step
 from batchflow.core.settlement import AcceptWebhook, Effect, Listen, Notify, OpenBatch, Publish
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.qstash.rest import QStashRefused
-from batchflow.qstash.run_options import check_run_options
+from batchflow.qstash.run_options import check_call_headers, check_run_options
 from batchflow.serve.failure import retry_at
 from batchflow.wire.steps import DeliveredRun
 from batchflow.wire.submissions import (
@@ -138,6 +138,7 @@ class WireRecorder:
                 retry = message.retry or _ONE_ATTEMPT
                 try:
                     check_run_options(message.flow, retry, None, {})
+                    check_call_headers(request.headers)
                 except InputError as error:
                     raise QStashRefused(str(error)) from error
                 return await self._submitted(

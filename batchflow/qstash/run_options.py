@@ -14,6 +14,13 @@ from batchflow.wire.publish_headers import MAX_PERIOD_S, is_name
 SCHEDULE_ID = SCHEDULE_ID_HEADER.lower()
 """The header with the id of a schedule, of its requests and of the runs that they start."""
 
+VERSION = "upstash-workflow-sdk-version"
+UNKNOWN_SDK = "upstash-workflow-unknown-sdk"
+CALLBACK = "upstash-workflow-callback"
+FAILURE = "upstash-workflow-failure-callback"
+OF_QSTASH = frozenset({VERSION, UNKNOWN_SDK, CALLBACK, FAILURE})
+"""Headers of which each request of QStash about a run has one."""
+
 LONGEST_RETRY_WAIT_MS = 86_400_000
 """QStash waits no longer before a retry."""
 
@@ -36,6 +43,17 @@ def check_run_options(
     if lost := sorted(lower - user_headers(dict.fromkeys(lower, "")).keys()):
         raise InputError(
             f"has {lost[0]!r}, which QStash, proxies or HTTP set", option="headers", want="give it another name"
+        )
+
+
+def check_call_headers(headers: Mapping[str, str]) -> None:
+    """Raise `InputError` for a header that makes a request one about a run.
+
+    A call is signed as a delivery is: to a URL of the app, which a user may have chosen, it would be taken for one.
+    """
+    if taken := sorted(OF_QSTASH.union([SCHEDULE_ID]).intersection(map(str.lower, headers))):
+        raise InputError(
+            f"has {taken[0]!r}, by which apps know what QStash sends about a run", option="headers", want="leave it out"
         )
 
 

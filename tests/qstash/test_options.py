@@ -291,6 +291,25 @@ async def test_limits_of_a_call_that_qstash_does_not_keep_fail_its_step(stage: W
     assert "'retry' waits up to 2d before a retry, and QStash at most a day" in str((await run.status()).error)
 
 
+@pytest.mark.parametrize("header", ["Upstash-Workflow-Callback", "Upstash-Schedule-Id"])
+async def test_a_call_cannot_be_taken_for_a_request_of_qstash_about_a_run(stage: WireStage, header: str) -> None:
+    """It is signed with the keys of deliveries, and its URL, which a user may have chosen, may be one of the app."""
+    calls: list[int] = []
+
+    @stage.flow.serve("/caller")
+    async def caller(ctx: WorkflowContext[str]) -> None:
+        calls.append(1)
+        forged = {header: "true", "Upstash-Workflow-RunId": "wfr_victim"}
+        await ctx.call("tell", f"{APP_URL}/caller", headers=forged, body={"status": 200})
+
+    await stage.open()
+    run = await caller.trigger("ada")
+    await stage.drive()
+    assert f"'headers' has '{header.lower()}', by which apps know" in str((await run.status()).error)
+    assert set(stage.client.answers) == {200, 489}
+    assert len(calls) == 1
+
+
 async def test_a_rate_limit_of_days_is_tried_again_after_a_day(stage: WireStage) -> None:
     times: list[int] = []
 

@@ -6,7 +6,11 @@ import httpx
 import pytest
 
 from batchflow import WorkflowContext
+from batchflow.engine.push_client import PushRequest
+from batchflow.engine.push_response import PushResponse
 from batchflow.errors import ConfigurationError
+from batchflow.wire.signature import SIGNATURE, sign
+from batchflow.wire.submissions import wire_id
 from tests.qstash.stage import WireStage
 
 HERE = "http://127.0.0.1:3000"
@@ -66,3 +70,60 @@ async def test_a_batch_is_refused_before_it_is_stored(stage: WireStage) -> None:
     refused = await post(stage, "/job/process-items", {})
     assert (refused.status_code, "set APP_URL" in refused.json()["error"]) == (503, True)
     assert not await stage.flow.batches()
+
+
+class Customer:
+    """Receives the calls of an app."""
+
+    def __init__(self) -> None:
+        self.received: list[PushRequest] = []
+
+    async def answer(self, request: PushRequest) -> PushResponse:
+        self.received.append(request)
+        return PushResponse(200, (), b"{}")
+
+
+async def send(stage: WireStage, request: PushRequest) -> int:
+    assert stage.client.app is not None
+    url = f"{HERE}/{request.url.partition('//')[2].partition('/')[2]}"
+    headers = {"Host": request.url.split("/")[2], **dict(request.headers)}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(stage.client.app)) as http:
+        return (await http.post(url, headers=headers, content=request.body)).status_code
+
+
+@pytest.mark.parametrize("victim", ["callback", "failure-callback", "unknown-sdk"])
+async def test_what_is_signed_for_another_host_reaches_no_run(
+    stage: WireStage, caplog: pytest.LogCaptureFixture, victim: str
+) -> None:
+    """QStash signs what runs call with the keys of deliveries, and signs no header."""
+    customer, results = Customer(), list[str]()
+
+    @stage.flow.serve("/a")
+    async def function(ctx: WorkflowContext[str]) -> None:
+        results.append(f"{ctx.payload} begins")
+        await ctx.call("tell", "http://evil.test/a", body=[{"messageId": "1", "body": "MQ==", "callType": "step"}])
+        await ctx.wait_for_event("paid", "paid")
+
+    stage.client.elsewhere = customer.answer
+    await stage.open()
+    run = (await post(stage, "/a", "ada")).json()["workflowRunId"]
+    await stage.drive(ms=1000)
+    (call,) = customer.received
+    before = (await stage.flow.run(run).status()).steps
+    added = (("Upstash-Workflow-RunId", wire_id(run)), (f"Upstash-Workflow-{victim}", "true"))
+    for _ in range(2):
+        assert await send(stage, call._replace(headers=(*call.headers, *added))) == 401
+    await stage.drive(ms=1000)
+    assert (await stage.flow.run(run).status()).steps == before
+    assert set(results) == {"ada begins"}
+    assert caplog.text.count("set APP_URL") == 1
+
+
+async def test_a_message_that_is_signed_for_another_host_executes_no_item(stage: WireStage) -> None:
+    await stage.open()
+    body = b'{"message":"msg_1","fence":1}'
+    # Without APP_URL nothing can be given to QStash either.
+    for host, status in (("evil.test", 401), ("127.0.0.1:3000", 503)):
+        url = f"http://{host}/deliveries"
+        signature = sign(stage.keys["current"], url, body, now_ms=stage.clock.now(), id="jwt_1")
+        assert await send(stage, PushRequest("POST", url, ((SIGNATURE, signature),), body, 1000)) == status

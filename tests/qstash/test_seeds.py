@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from batchflow import RunFailure, WorkflowContext
 from batchflow.engine.push_client import PushError, PushRequest
 from batchflow.engine.push_response import PushResponse
-from batchflow.qstash.endpoint import FAILURE
+from batchflow.qstash.run_options import FAILURE
 from batchflow.serve.runs import RunHandle
 from tests.qstash.stage import APP_URL, AppClient, WireStage
 
