@@ -10,10 +10,13 @@ from pydantic_core import from_json
 
 from batchflow.core.store import Store
 from batchflow.engine.cron import CronScheduler
-from batchflow.errors import ConfigurationError, InputError, StoreError
+from batchflow.errors import ConfigurationError, InputError, StoreError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.qstash.relay import Relay
 from batchflow.qstash.worker import RequestWorker
+
+END_S = 2.0
+"""The time, after the grace, in which the answers to requests have to end when the app stops, in seconds."""
 
 
 class DeliveredMessage(BaseModel):
@@ -39,26 +42,42 @@ class QStashBatches:
         self._declared = False
         self._giving = asyncio.Lock()
         self._asked = self._served = 0
+        self._answering: dict[object, asyncio.Task[None]] = {}
 
     async def answer(self, body: bytes, *, repeated: bool) -> None:
         """Answer one request; with `repeated` an earlier one for the same got no answer.
 
-        A failure callback of QStash stands for the request of which it tells.
+        A failure callback of QStash stands for the request of which it tells. What a request has begun goes on when the
+        request is cancelled, as by a time limit of the server; others for the same message wait for that.
 
         Raises:
             InputError: the body is not what was given to QStash.
-            StoreError: the store or QStash is away; the request is to be sent again.
+            StoreError: the store or QStash is away, or the app stops; the request is to be sent again.
         """
         try:
             given_up = _given_up(body)
             asked = DeliveredMessage.model_validate_json(body if given_up is None else given_up)
         except ValueError as error:
             raise InputError("the body is not one that batchflow has given to QStash", status=400) from error
+        # A look that has begun may have missed what this one is for.
+        key = object() if asked.message is None else (asked.message, asked.fence)
+        if (task := self._answering.get(key)) is None:
+            task = asyncio.create_task(self._do(asked, repeated=repeated or given_up is not None))
+            self._answering[key] = task
+            task.add_done_callback(lambda _: self._answering.pop(key))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if (own := asyncio.current_task()) is not None and own.cancelling():
+                raise
+            raise StoreUnavailable("the app stops") from None
+
+    async def _do(self, asked: DeliveredMessage, *, repeated: bool) -> None:
         if asked.message is None:
             await self._look()
             return
         claim = await self._worker.deliver(asked.message, asked.fence)
-        if claim is None and (repeated or given_up is not None):
+        if claim is None and repeated:
             # Whoever has executed it may have been killed: then its lease ends without another request.
             await self._relay.wake_after_lease()
         if claim is not None and claim.number >= 0:
@@ -101,10 +120,21 @@ class QStashBatches:
             return False
 
     async def close(self, grace_s: float) -> None:
-        """Wait up to `grace_s` for what is executed, and release the rest."""
-        await self._worker.close(grace_s)
+        """Wait up to `grace_s` for what is executed, release the rest, and leave the store."""
+        await self._worker.stop(grace_s)
+        await self._end_answers(min(grace_s, END_S))
+        await self._worker.close()
         with suppress(StoreError):
             await self._relay.close()
+
+    async def _end_answers(self, seconds: float) -> None:
+        """Wait as long for the answers, now that nothing is executed, and then cancel them."""
+        if tasks := set(self._answering.values()):
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=END_S)
 
     async def _look(self) -> None:
         """Do what a worker does beside its claims: reclaim, repair, prune and fire schedules; then give what is due."""

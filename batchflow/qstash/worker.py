@@ -40,8 +40,8 @@ class RequestWorker:
         self._lease = lease
         self._concurrency = concurrency
         self._hanging = hanging
-        self._asked: set[tuple[str, int]] = set()
         self._active = 0
+        self._is_closing = False
         self._changing = asyncio.Lock()
         self._heartbeat: Heartbeat | None = None
         self._registering: set[asyncio.Task[None]] = set()
@@ -74,24 +74,21 @@ class RequestWorker:
                     await heartbeat.stop()
 
     async def deliver(self, id: str, fence: int) -> Claim | None:
-        """Execute the message with this fence and settle it.
+        """Execute the message with this fence and settle it; only one caller at a time may ask for it.
 
-        Returns None if another request does it, if it may not start, or if this app does not serve it.
+        Returns None if another process does it, if it may not start, or if this app does not serve it.
         """
-        if (id, fence) in self._asked:
-            return None
-        self._asked.add((id, fence))
-        try:
-            async with self.working():
-                claimed = await self._store.claim_one(self.name, id, fence)
-                if any(it.destination not in self.destinations for it in claimed.claims):
-                    await self._put_back(claimed)
-                    return None
-                claimed = self._dispatcher.start(claimed)
-                await self._dispatcher.wait_until_settled(claimed.claims)
-                return next(iter(claimed.claims), None)
-        finally:
-            self._asked.discard((id, fence))
+        async with self.working():
+            claimed = await self._store.claim_one(self.name, id, fence)
+            if self._is_closing:
+                # Leaving the store releases it.
+                return None
+            if any(it.destination not in self.destinations for it in claimed.claims):
+                await self._put_back(claimed)
+                return None
+            claimed = self._dispatcher.start(claimed)
+            await self._dispatcher.wait_until_settled(claimed.claims)
+            return next(iter(claimed.claims), None)
 
     async def _put_back(self, claimed: ClaimResult) -> None:
         """Leave what this version of the app does not serve to one that does, as in a deploy."""
@@ -103,9 +100,18 @@ class RequestWorker:
             )
             await self._store.settle(suspended(claim, claimed.now + UNSERVED_MS, ()))
 
-    async def close(self, grace_s: float) -> None:
-        """Wait up to `grace_s` for what is executed, release the rest, and leave the store."""
+    async def stop(self, grace_s: float) -> None:
+        """Execute nothing more: wait up to `grace_s` for what is executed, and release the rest."""
+        self._is_closing = True
         await self._dispatcher.stop(grace_s)
+
+    async def close(self) -> None:
+        """Leave the store, after `stop`."""
+        heartbeat, self._heartbeat = self._heartbeat, None
+        if heartbeat is not None:
+            await heartbeat.stop()
+        for task in self._registering:
+            task.cancel()
         with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(DEREGISTER_TIMEOUT_S):
                 await self._store.deregister(self.name)
