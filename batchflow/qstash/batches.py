@@ -2,7 +2,6 @@
 
 import asyncio
 from base64 import b64decode
-from contextlib import suppress
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -124,8 +123,7 @@ class QStashBatches:
         await self._worker.stop(grace_s)
         await self._end_answers(min(grace_s, END_S))
         await self._worker.close()
-        with suppress(StoreError):
-            await self._relay.close()
+        await self._relay.close()
 
     async def _end_answers(self, seconds: float) -> None:
         """Wait as long for the answers, now that nothing is executed, and then cancel them."""

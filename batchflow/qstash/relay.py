@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -13,10 +14,10 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, ClaimResult
 from batchflow.core.run import NEVER
 from batchflow.core.schedule import Cron
-from batchflow.core.settlement import released, suspended
+from batchflow.core.settlement import Settlement, released, suspended
 from batchflow.core.store import Store
-from batchflow.engine.worker import LEASE_MS
-from batchflow.errors import InputError, NotFoundError
+from batchflow.engine.worker import DEREGISTER_TIMEOUT_S, LEASE_MS
+from batchflow.errors import InputError, NotFoundError, StoreError
 from batchflow.qstash.directory import Directory
 from batchflow.qstash.rest import QStashRefused, QStashRest
 from batchflow.wire.submissions import FIRST_WAITS, Submission, batch_submission, message_item, schedule_submission
@@ -81,6 +82,9 @@ class Relay:
         self._worker = f"{worker}-relay"
         self._now = now
         self._registered_at: int | None = None
+        self._registering = asyncio.Lock()
+        self._is_unsure = False
+        """It may hold claims of which it knows nothing."""
         self._destinations = destinations
         self._endpoints = directory.endpoints
         self._url = directory.deliveries_url
@@ -105,7 +109,7 @@ class Relay:
             return
         while True:
             await self._register()
-            claimed = await self._store.claim(self._worker, self._destinations(), SLICE)
+            claimed = await self._claim(self._destinations(), SLICE)
             all_given = await self._give(claimed, only_with_room=True)
             if not all_given or len(claimed.claims) < SLICE:
                 break
@@ -130,7 +134,7 @@ class Relay:
 
     async def _replace(self, destination: str, count: int) -> None:
         await self._register()
-        claimed = await self._store.claim(self._worker, (destination,), count)
+        claimed = await self._claim((destination,), count)
         # A message of another key would take the place from this one, and wait where there is no room for it.
         if claimed.claims:
             await self._give(claimed, only_with_room=False)
@@ -140,16 +144,47 @@ class Relay:
             await self.wake_at(claimed.next_due)
 
     async def close(self) -> None:
-        """Leave the store."""
-        if self._registered_at is not None:
-            await self._store.deregister(self._worker)
+        """Leave the store, unless it does not answer."""
+        if self._registered_at is not None or self._is_unsure:
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(DEREGISTER_TIMEOUT_S):
+                    await self._store.deregister(self._worker)
 
     async def _register(self) -> None:
-        now = self._now()
-        # The clock may be set back.
-        if self._registered_at is None or not 0 <= now - self._registered_at < RELAY_LEASE_MS // 4:
-            await self._store.register(self._worker, RELAY_LEASE_MS, 0, ())
-            self._registered_at = now
+        async with self._registering:
+            if self._is_unsure:
+                await self._release_all()
+            now = self._now()
+            # The clock may be set back.
+            if self._registered_at is None or not 0 <= now - self._registered_at < RELAY_LEASE_MS // 4:
+                await self._store.register(self._worker, RELAY_LEASE_MS, 0, ())
+                self._registered_at = now
+
+    async def _release_all(self) -> None:
+        """Make due what this relay holds; what QStash has of it already has an old fence then."""
+        self._is_unsure = False
+        try:
+            await self._store.deregister(self._worker)
+        except BaseException:
+            self._is_unsure = True
+            raise
+        self._registered_at = None
+
+    async def _claim(self, destinations: Sequence[str], limit: int) -> ClaimResult:
+        try:
+            return await self._store.claim(self._worker, destinations, limit)
+        except BaseException:
+            self._is_unsure = True
+            raise
+
+    async def _settle(self, ends: Sequence[Settlement]) -> None:
+        try:
+            answers = await asyncio.gather(*(self._store.settle(it) for it in ends), return_exceptions=True)
+            if errors := [it for it in answers if isinstance(it, BaseException)]:
+                raise errors[0]
+        except BaseException:
+            self._is_unsure = True
+            raise
 
     async def _give(self, claimed: ClaimResult, *, only_with_room: bool) -> bool:
         """Give QStash these messages, or only those for which it has room, and release the others.
@@ -163,12 +198,11 @@ class Relay:
             if given:
                 await self._post(batch_submission([self._item(it, claimed.now) for it in given]))
         except BaseException:
-            given, left = [], list(claimed.claims)
+            with suppress(StoreError):
+                await self._settle([released(it) for it in claimed.claims])
             raise
-        finally:
-            ends = [suspended(it, claimed.now + self._lost_after_ms(it), ()) for it in given]
-            ends += [released(it) for it in left]
-            await asyncio.gather(*(self._store.settle(it) for it in ends))
+        ends = [suspended(it, claimed.now + self._lost_after_ms(it), ()) for it in given]
+        await self._settle([*ends, *(released(it) for it in left)])
         return not left
 
     def _split(self, claims: Sequence[Claim], rooms: dict[str, int]) -> tuple[list[Claim], list[Claim]]:
