@@ -40,6 +40,9 @@ FEWEST, MOST = 10, 1_000
 LOOK_EVERY_S = 15
 """QStash is asked for no more calls than one in this time, in seconds, to look for leases that have ended."""
 
+REFUSED_MS = 60_000
+"""The time after which messages that QStash has refused are given to it again."""
+
 SLICE = 100
 """The number of messages in one request."""
 
@@ -103,17 +106,22 @@ class Relay:
 
         Raises:
             StoreError: the store or QStash cannot take them now; they are due as before.
+            QStashRefused: QStash does not take the messages of a destination; they are due again after `REFUSED_MS`,
+                and all others are given.
         """
         if not self._endpoints:
             await self.wake_at(self._now() + SOON_MS)
             return
+        refusals: list[QStashRefused] = []
         while True:
             await self._register()
             claimed = await self._claim(self._destinations(), SLICE)
-            all_given = await self._give(claimed, only_with_room=True)
+            all_given = await self._give(claimed, refusals, only_with_room=True)
             if not all_given or len(claimed.claims) < SLICE:
                 break
         await self.wake_at(claimed.next_due)
+        if refusals:
+            raise refusals[0]
 
     async def replace(self, destination: str) -> None:
         """Give QStash one message in the place of one of this destination that has ended, of the same if one is due.
@@ -135,13 +143,16 @@ class Relay:
     async def _replace(self, destination: str, count: int) -> None:
         await self._register()
         claimed = await self._claim((destination,), count)
+        refusals: list[QStashRefused] = []
         # A message of another key would take the place from this one, and wait where there is no room for it.
         if claimed.claims:
-            await self._give(claimed, only_with_room=False)
-        if len(claimed.claims) < count:
+            await self._give(claimed, refusals, only_with_room=False)
+        if refusals or len(claimed.claims) < count:
             await self.run()
         else:
             await self.wake_at(claimed.next_due)
+        if refusals:
+            raise refusals[0]
 
     async def close(self) -> None:
         """Leave the store, unless it does not answer."""
@@ -186,24 +197,46 @@ class Relay:
             self._is_unsure = True
             raise
 
-    async def _give(self, claimed: ClaimResult, *, only_with_room: bool) -> bool:
+    async def _give(self, claimed: ClaimResult, refusals: list[QStashRefused], *, only_with_room: bool) -> bool:
         """Give QStash these messages, or only those for which it has room, and release the others.
 
-        Returns False if there were others.
+        Adds to `refusals` why it does not take messages. Returns False if there were others.
         """
         given, left = list(claimed.claims), list[Claim]()
         try:
             if only_with_room:
                 given, left = self._split(claimed.claims, await self._rooms(claimed.claims))
-            if given:
-                await self._post(batch_submission([self._item(it, claimed.now) for it in given]))
+            refused = await self._post_all(given, claimed.now, refusals)
         except BaseException:
             with suppress(StoreError):
                 await self._settle([released(it) for it in claimed.claims])
             raise
-        ends = [suspended(it, claimed.now + self._lost_after_ms(it), ()) for it in given]
-        await self._settle([*ends, *(released(it) for it in left)])
+        ends = [released(it) for it in left]
+        for claim in given:
+            # Due at once, those that are refused would be all that is claimed.
+            wait = REFUSED_MS if claim.destination in refused else self._lost_after_ms(claim)
+            ends.append(suspended(claim, claimed.now + wait, ()))
+        await self._settle(ends)
         return not left
+
+    async def _post_all(self, claims: Sequence[Claim], now: int, refusals: list[QStashRefused]) -> set[str]:
+        """Post these messages; returns the destinations whose messages QStash refuses."""
+        by_destination: dict[str, list[Claim]] = {}
+        for claim in claims:
+            by_destination.setdefault(claim.destination, []).append(claim)
+        refused: set[str] = set()
+        try:
+            if claims:
+                await self._post(batch_submission([self._item(it, now) for it in claims]))
+        except QStashRefused as error:
+            if len(by_destination) > 1:
+                # It takes all or none.
+                for part in by_destination.values():
+                    refused |= await self._post_all(part, now, refusals)
+            else:
+                refusals.append(error)
+                refused.update(by_destination)
+        return refused
 
     def _split(self, claims: Sequence[Claim], rooms: dict[str, int]) -> tuple[list[Claim], list[Claim]]:
         """The messages for which QStash has room, and the others."""
@@ -302,7 +335,8 @@ class Relay:
         await self._post(batch_submission([item]))
 
     def _is_called_until(self, due: int, now: int) -> bool:
-        if self._cron is None:
+        if self._cron is None or not self._scheduled:
+            # QStash may have refused the schedule.
             return False
         if not now < self._called_at:
             self._called_at = self._cron.next_after(now) or NEVER
