@@ -1,7 +1,5 @@
 """The engine of an app, as its endpoints use it for the runs of one QStash account."""
 
-from urllib.parse import quote
-
 from pydantic_core import to_json
 
 from batchflow.core.dead_letters import DeadLetter
@@ -14,10 +12,11 @@ from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.endpoint import ObserveRecorder
 from batchflow.qstash.engine import QStashEngine
 from batchflow.qstash.invoked_batches import invoked_message
+from batchflow.qstash.reads import latest_began
 from batchflow.qstash.rest import QStashRefused
 from batchflow.wire.envelope import HeaderPairs
 from batchflow.wire.steps import batch_event
-from batchflow.wire.submissions import Address, Submission, wait_submission
+from batchflow.wire.submissions import Address, Submission, began_header, run_path, wait_submission
 
 
 class AccountEngine:
@@ -47,18 +46,25 @@ class AccountEngine:
         """See the port."""
         return self._engine.told
 
-    async def submit(self, run: str, submission: Submission) -> bool:
+    async def submit(self, address: Address, submission: Submission) -> bool:
         """See the port."""
         rest = self._account.rest
         reason = await rest.submit(submission)
         if reason is None:
             return True
         # The official SDK takes each of these answers for the end of the run, which would wait for ever then.
-        try:
-            await self.steps_of(run)
-        except NotFoundError:
+        if await self._has_ended(address):
             return False
         raise QStashRefused(f"QStash at {rest.url} refuses it: {reason}")
+
+    async def _has_ended(self, address: Address) -> bool:
+        try:
+            await self.steps_of(address.run)
+        except NotFoundError:
+            return True
+        # The run that goes on may be a later one with this id.
+        began = await latest_began(self._account.rest, address.run)
+        return 0 < address.created_at < began
 
     def child_submission(self, address: Address, step: Step, concurrent: int, child: Message) -> Submission:
         """See the port."""
@@ -79,22 +85,21 @@ class AccountEngine:
         message = invoked_message(address, self._engine.directory.route_of(address.url), step.number, opens)
         now = self.runtime.clock.now()
         # First, so that no batch is opened for a run that has ended.
-        if not await self.submit(
-            address.run, wait_submission(address, step, concurrent, batch_event(message.id), now=now)
-        ):
+        if not await self.submit(address, wait_submission(address, step, concurrent, batch_event(message.id), now=now)):
             return False
         await self._engine.open_invoked(message)
         return True
 
-    async def cancel_run(self, id: str) -> bool:
+    async def cancel(self, address: Address) -> None:
         """See the port."""
-        return await self._engine.cancel_run(id)
+        await self._account.rest.delete(run_path(address.run), {"cancel": "true"}, headers=began_header(address))
+        await self._engine.cancel_invoked_by(address)
 
     async def steps_of(self, run: str) -> bytes:
         """See the port."""
-        return to_json(await self._account.rest.get(f"/v2/workflows/runs/{quote(run, safe='')}"))
+        return to_json(await self._account.rest.get(run_path(run)))
 
     async def finish(self, address: Address, result: str | None) -> None:
         """See the port."""
-        path = f"/v2/workflows/runs/{quote(address.run, safe='')}"
-        await self._account.rest.delete(path, {"cancel": "false"}, (result or "null").encode())
+        body = (result or "null").encode()
+        await self._account.rest.delete(run_path(address.run), {"cancel": "false"}, body, began_header(address))

@@ -103,8 +103,8 @@ class WireEngine(Submitter, Protocol):
         """End a run with its result (JSON text). Safe to repeat."""
         ...
 
-    async def cancel_run(self, id: str) -> bool:
-        """Cancel a run; False if it has ended."""
+    async def cancel(self, address: Address) -> None:
+        """Cancel a run. Safe to repeat."""
         ...
 
 
@@ -209,9 +209,10 @@ class WireEndpoint:
                 return _retry_answer(settlement, now)
             case "dead" | "failed":
                 return failure_answer(FailureResponse.of_error(489, settlement.error or ""))
+            case "cancelled" if not recorder.has_ended:
+                await self._engine.cancel(address)
             case "cancelled":
-                # By `ctx.cancel()`, or from outside: then QStash knows it, and nothing changes.
-                await self._engine.cancel_run(claim.id)
+                pass
         return _success(address.run)
 
     async def _begin(self, request: WireRequest, address: Address, run: DeliveredRun) -> WireAnswer:
@@ -219,7 +220,7 @@ class WireEndpoint:
         settings = RunSettings(headers=user_headers(request.headers))
         item = init_item(address, run.payload.decode(errors="replace"), settings)
         item["headers"] |= {"upstash-workflow-trigger-by-sdk": "true"}
-        await self._engine.submit(address.run, batch_submission([item]))
+        await self._engine.submit(address, batch_submission([item]))
         return _success(address.run)
 
     async def _called(self, request: WireRequest, address: Address) -> WireAnswer:
@@ -239,7 +240,7 @@ class WireEndpoint:
             status, most = int(callback.get("status") or 0), callback.get("maxRetries") or 0
             record = call_record(identity, callback, self._engine.runtime.clock.now(), address.run)
         if 200 <= status < 300 or callback.get("retried", 0) == most:
-            await self._engine.submit(address.run, called_submission(address, record))
+            await self._engine.submit(address, called_submission(address, record))
         return _success(address.run, "fromCallback")
 
     async def _fail(self, request: WireRequest, address: Address) -> WireAnswer:

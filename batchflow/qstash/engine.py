@@ -35,6 +35,7 @@ from batchflow.qstash.run_commands import QStashRunCommands
 from batchflow.qstash.run_options import check_run_options
 from batchflow.qstash.schedules import QStashSchedules, check_schedule
 from batchflow.qstash.worker import RequestWorker
+from batchflow.wire.submissions import Address
 
 T = TypeVar("T")
 
@@ -330,6 +331,12 @@ class QStashEngine(Engine):
     def runtime(self) -> Runtime:
         """The parts of the app that deliveries use."""
         return self.make_runtime(self._clock)
+
+    async def cancel_invoked_by(self, run: Address) -> None:
+        """Cancel the batches that a run has invoked which has ended."""
+        if self.has_store:
+            await self._invoked.cancel_of(self.store, run)
+            await self.give_due()
 
     async def open_invoked(self, message: Message) -> None:
         """Store the message that opens the batch of a run (`invoked_message`). Safe to repeat."""

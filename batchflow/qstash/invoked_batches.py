@@ -42,8 +42,7 @@ def invoked_message(run: Address, route: str, number: int, opens: OpenBatch) -> 
 
     Its id and that of the batch follow from the run and the step, so that a step which is repeated opens nothing again.
     """
-    # QStash may have had another run with this id, which has ended.
-    id = child_id(f"{own_id(run.run)}.{run.created_at}", number)
+    id = child_id(_parent_id(run), number)
     batch = derive_batch_id(opens.batch.workflow, id)
     messages = tuple(
         replace(it, id=batch + it.id.removeprefix(opens.batch.id), batch=batch, headers=dict(it.headers))
@@ -115,9 +114,20 @@ class InvokedBatches:
         if of_cancelled:
             await store.cancel_runs(ids=of_cancelled)
 
+    async def cancel_of(self, store: Store, run: Address) -> None:
+        """Cancel the batches that this very run waits for, which has ended."""
+        waiting = await store.runs(RunQuery(destination=INVOKED, label=own_id(run.run)), MOST_WAITING)
+        if ids := [it.id for it in waiting if it.id.startswith(f"{_parent_id(run)}.")]:
+            await store.cancel_runs(ids=ids)
+
     async def _is_cancelled(self, run: str) -> bool:
         found = await self._runs().run(own_id(run))
         return found is not None and found.state == "cancelled"
+
+
+def _parent_id(run: Address) -> str:
+    # QStash may have had another run with this id, which has ended.
+    return f"{own_id(run.run)}.{run.created_at}"
 
 
 def _opened(claim: Claim, now: int) -> Settlement:

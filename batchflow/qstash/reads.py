@@ -62,8 +62,7 @@ class QStashRuns:
         return runs[:limit]
 
     async def _page(self, query: Mapping[str, str]) -> RunsPage:
-        answer = await self._rest.get("/v2/workflows/events", {"groupBy": "workflowRunId", **query})
-        return RunsPage.model_validate(answer)
+        return await _read_page(self._rest, query)
 
     async def waiters(self, event: str) -> Sequence[Waiter]:
         """See the port."""
@@ -93,3 +92,14 @@ class QStashRuns:
             and (query.destination is None or self._directory.is_at(query.destination, run.destination))
             and (query.before is None or (run.created_at, run.id) < query.before)
         )
+
+
+async def latest_began(rest: QStashRest, wire_run: str) -> int:
+    """The time in ms at which the latest run with this id began; 0 if the log has none."""
+    page = await _read_page(rest, {"workflowRunId": wire_run})
+    return max((it.workflow_run_created_at for it in page.runs), default=0)
+
+
+async def _read_page(rest: QStashRest, query: Mapping[str, str]) -> RunsPage:
+    answer = await rest.get("/v2/workflows/events", {"groupBy": "workflowRunId", **query})
+    return RunsPage.model_validate(answer)

@@ -33,7 +33,7 @@ _ONE_ATTEMPT = RetryPolicy.none()
 class Submitter(Protocol):
     """Makes the requests of an endpoint to QStash."""
 
-    async def submit(self, run: str, submission: Submission) -> bool:
+    async def submit(self, address: Address, submission: Submission) -> bool:
         """Submit something about a run; False if the run has ended or does not exist.
 
         Raises:
@@ -83,6 +83,8 @@ class WireRecorder:
         """See the port."""
         self.plans: Sequence[Step] = ()
         """The steps of the round, of which the plans are to be submitted once the attempt has ended."""
+        self.has_ended = False
+        """QStash has said that the run has ended: there is nothing more to tell."""
         self._address = address
         self._run = run
         self._qstash = qstash
@@ -149,8 +151,7 @@ class WireRecorder:
                     self._qstash.child_submission(self._address, step, self._concurrent, message)
                 )
             case (OpenBatch() as opens,):
-                goes_on = await self._qstash.invoke_batch(self._address, step, self._concurrent, opens)
-                return "recorded" if goes_on else "cancelled"
+                return self._recorded(await self._qstash.invoke_batch(self._address, step, self._concurrent, opens))
             case ():
                 return await self._submitted(sleep_submission(self._address, step))
             case _:
@@ -182,4 +183,8 @@ class WireRecorder:
 
     async def _submitted(self, submission: Submission) -> RecordResult:
         # A run that has ended takes nothing: what its other deliveries do is of no use any more.
-        return "recorded" if await self._qstash.submit(self._address.run, submission) else "cancelled"
+        return self._recorded(await self._qstash.submit(self._address, submission))
+
+    def _recorded(self, goes_on: bool) -> RecordResult:
+        self.has_ended |= not goes_on
+        return "recorded" if goes_on else "cancelled"

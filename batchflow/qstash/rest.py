@@ -85,14 +85,18 @@ class QStashRest:
         return self._answer(status, content)
 
     async def delete(
-        self, path: str, query: Mapping[str, str | Sequence[str]] | None = None, body: bytes | None = None
+        self,
+        path: str,
+        query: Mapping[str, str | Sequence[str]] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         """Delete something; returns the JSON of the answer, None if it is empty.
 
         Raises:
             InputError: QStash refuses it. `StoreUnavailable` as above.
         """
-        status, content = await self._send("DELETE", path, {}, body, query)
+        status, content = await self._send("DELETE", path, headers, body, query)
         return self._answer(status, content)
 
     async def _send(

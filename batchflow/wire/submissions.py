@@ -181,6 +181,7 @@ def call_submission(
         "upstash-timeout": f"{-(-request.timeout_ms // 1000)}s",
         "upstash-feature-set": _CALL_FEATURES,
         "upstash-workflow-calltype": "toCallback",
+        **began_header(address),
         "upstash-workflow-init": "false",
         "upstash-workflow-runid": address.run,
         "upstash-workflow-sdk-version": PROTOCOL,
@@ -257,6 +258,11 @@ def notify_submission(event: str, data: str, run: str | None = None) -> Submissi
     return Submission(f"/v2/notify/{path}", {}, data.encode())
 
 
+def run_path(run: str) -> str:
+    """The path of a run, by which its steps are read and it is ended."""
+    return f"/v2/workflows/runs/{quote(run, safe='')}"
+
+
 def called_submission(address: Address, record: str) -> Submission:
     """The request that submits the outcome of a call."""
     return Submission(f"/v2/publish/{address.url}", {**run_headers(address), **_POST}, record.encode())
@@ -265,6 +271,7 @@ def called_submission(address: Address, record: str) -> Submission:
 def run_headers(address: Address, *, init: bool = False) -> dict[str, str]:
     """The headers of a request about a run."""
     headers = {
+        **began_header(address),
         "content-type": _JSON,
         "upstash-feature-set": FEATURES,
         "upstash-forward-upstash-workflow-sdk-version": PROTOCOL,
@@ -278,6 +285,11 @@ def run_headers(address: Address, *, init: bool = False) -> dict[str, str]:
     if address.depth:
         headers[_DEPTH] = str(address.depth)
     return headers
+
+
+def began_header(address: Address) -> dict[str, str]:
+    """The header that says which run of this id is meant: a later one takes nothing that was meant for this one."""
+    return {"upstash-workflow-createdat": str(address.created_at)} if address.created_at else {}
 
 
 def _failure_headers(address: Address, settings: RunSettings, user: Mapping[str, str]) -> dict[str, str]:

@@ -98,6 +98,31 @@ async def test_a_function_runs_in_the_account_that_its_options_name(
     assert {it.destination for it in (await stage.flow.runs()).runs} == {"/elsewhere", "/here"}
 
 
+async def test_a_run_that_cancels_itself_leaves_the_run_of_another_account_with_its_id(
+    stage: WireStage, other: OtherAccount
+) -> None:
+    @stage.flow.serve("/here")
+    async def here(ctx: WorkflowContext[None]) -> None:
+        ctx.cancel()
+
+    @stage.flow.serve("/there", qstash_client=QStash(token=other.token, **other.signing_keys))
+    async def there(ctx: WorkflowContext[None]) -> str:
+        await ctx.sleep("a while", "1h")
+        return "done"
+
+    await stage.open()
+    await there.trigger(None, run_id="order-1")
+    await stage.drive(ms=1_000)
+    async with stage.console() as console:
+        await console.post(f"/v2/trigger/{APP_URL}/here", headers={"Upstash-Workflow-RunId": "order-1"})
+        await stage.drive()
+        (own,) = (await console.get("/v2/workflows/events", params={"groupBy": "workflowRunId"})).json()["runs"]
+    assert own["workflowState"] == "RUN_CANCELED"
+    async with httpx.AsyncClient(transport=stage.transport, headers={"authorization": f"Bearer {other.token}"}) as http:
+        (its,) = (await http.get(f"{URL}/v2/workflows/events", params={"groupBy": "workflowRunId"})).json()["runs"]
+    assert its["workflowState"] == "RUN_SUCCESS"
+
+
 async def test_events_and_cancellations_reach_the_runs_of_all_accounts(stage: WireStage, other: OtherAccount) -> None:
     async def wait(ctx: WorkflowContext[None]) -> None:
         await ctx.wait_for_event("paid", "paid")

@@ -104,7 +104,7 @@ class Wire:
 
     # What is submitted, and what the engine makes of it
 
-    async def submit(self, run: str, submission: Submission) -> bool:
+    async def submit(self, address: Address, submission: Submission) -> bool:
         """One request to the engine: all of it, or nothing."""
         self.submissions += 1
         mishap = self.mishaps.get(self.submissions)
