@@ -1,9 +1,9 @@
 """The endpoint of a served function as QStash calls it: one request is one delivery of a run."""
 
-import asyncio
 from base64 import b64decode
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 from urllib.parse import unquote
@@ -13,11 +13,13 @@ from pydantic_core import from_json, to_json
 from batchflow.core.dead_letters import DeadLetter
 from batchflow.core.failure_functions import FailureResponse
 from batchflow.core.message import Claim
-from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON, Recorder, Runtime
+from batchflow.core.ports import Recorder, Runtime
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement
-from batchflow.errors import InputError, NotFoundError, StoreError
+from batchflow.errors import ConfigurationError, InputError, NotFoundError, StoreError
+from batchflow.logs import logger
+from batchflow.qstash.attempt import next_fence, run_attempt
 from batchflow.qstash.receiver import Receiver
 from batchflow.qstash.recorder import Submitter, WireRecorder
 from batchflow.qstash.run_options import CALLBACK, FAILURE, LONGEST_RETRY_WAIT_MS, UNKNOWN_SDK, VERSION, user_headers
@@ -155,7 +157,11 @@ class WireEndpoint:
             # It has ended meanwhile.
             return _success(wire_run)
         except StoreError as error:
-            return failure_answer(FailureResponse(500, type(error).__name__, str(error), ""))
+            if not error.retryable:
+                logger().error(
+                    "[batchflow] QStash will not take the end of a run", error=str(error), run=own_id(wire_run)
+                )
+            return unstored_answer(error)
 
     async def _read(self, request: WireRequest, wire_run: str, *, may_repeat: bool) -> DeliveredRun:
         headers, now = request.headers, self._engine.runtime.clock.now()
@@ -175,7 +181,7 @@ class WireEndpoint:
         retried = _number(headers, "upstash-retried")
         claim = Claim(
             own_id(address.run),
-            1,
+            next_fence(),
             self._endpoint.route,
             run.payload.decode(errors="replace") or "null",
             failures=retried,
@@ -194,7 +200,9 @@ class WireEndpoint:
             entropy=runtime.entropy,
         )
         observe = self._engine.observe
-        settlement = await _run(self._endpoint, claim, runtime, observe(claim, recorder) if observe else recorder)
+        settlement = await run_attempt(
+            self._endpoint, claim, runtime, observe(claim, recorder) if observe else recorder
+        )
         now = runtime.clock.now()
         if settlement is None:
             return failure_answer(FailureResponse(500, "StoreError", "QStash could not record a step", ""))
@@ -257,7 +265,7 @@ class WireEndpoint:
         retried = _number(request.headers, "upstash-retried")
         claim = Claim(
             f"{letter.id}.failure",
-            1,
+            next_fence(),
             self._failure.route,
             to_json(letter.id).decode(),
             failures=retried,
@@ -266,7 +274,7 @@ class WireEndpoint:
             retry=_policy(self._failure.retry, request.headers),
         )
         try:
-            settlement = await _run(self._failure, claim, runtime, None)
+            settlement = await run_attempt(self._failure, claim, runtime, None)
         finally:
             self._engine.told.pop(letter.id, None)
         if settlement is None:
@@ -277,38 +285,6 @@ class WireEndpoint:
         if settlement.ending in ("retry", "parked", "released") or waits_for_retry(settlement):
             return _retry_answer(settlement, runtime.clock.now())
         return failure_answer(FailureResponse.of_error(489, settlement.error or ""))
-
-
-async def _run(endpoint: Endpoint, claim: Claim, runtime: Runtime, recorder: Recorder | None) -> Settlement | None:
-    """Deliver a claim in a task of its own, within the time limit of one attempt."""
-    observers = runtime.observers
-    if observers.claimed is not None:
-        observers.claimed(claim)
-    task = asyncio.create_task(endpoint.deliver(claim, runtime, recorder))
-
-    def interrupt(reason: str) -> None:
-        runtime.interrupts.request(claim, reason)
-        task.cancel()
-
-    limit = endpoint.timeout_ms
-    timer = None if limit is None else asyncio.get_running_loop().call_later(limit / 1000, interrupt, TIMEOUT_REASON)
-    try:
-        settlement = await asyncio.shield(task)
-        if settlement is None:
-            if observers.lost is not None:
-                observers.lost(claim)
-        elif observers.settled is not None:
-            observers.settled(claim, settlement)
-        return settlement
-    except asyncio.CancelledError:
-        if not task.done():
-            interrupt(STOP_REASON)
-            await asyncio.wait([task])
-        raise
-    finally:
-        if timer is not None:
-            timer.cancel()
-        runtime.interrupts.discard(claim)
 
 
 def waits_for_retry(settlement: Settlement) -> bool:
@@ -326,6 +302,11 @@ def failure_answer(response: FailureResponse, **headers: str) -> WireAnswer:
     return WireAnswer(response.status, {**_ANSWERED, **final, **headers}, response.body)
 
 
+def unstored_answer(error: StoreError) -> WireAnswer:
+    """The answer if something cannot be given to QStash: it sends the request again, unless that does not help."""
+    return failure_answer(FailureResponse(500 if error.retryable else 489, type(error).__name__, str(error), ""))
+
+
 def _retry_answer(settlement: Settlement, now: int) -> WireAnswer:
     """Ask for another delivery when the settlement wants it: QStash knows whole seconds."""
     error = settlement.error or (settlement.failures[-1].message if settlement.failures else "")
@@ -341,8 +322,19 @@ def _policy(policy: RetryPolicy, headers: Mapping[str, str]) -> RetryPolicy:
     retries, delay = _number(headers, "upstash-max-retries"), headers.get("upstash-retry-delay")
     if delay in (None, policy.expression()):
         return RetryPolicy.of(retries=retries, default=policy)
-    with _reading():
+    return _own_policy(policy, retries, delay)
+
+
+@lru_cache(maxsize=256)
+def _own_policy(policy: RetryPolicy, retries: int, delay: str) -> RetryPolicy:
+    try:
         return RetryPolicy(retries=retries, delay=delay, cap="24h", jitter=policy.jitter)
+    except ConfigurationError as error:
+        logger().warning(
+            "[batchflow] A run has a retry delay that only QStash can read; that of its function counts",
+            error=str(error),
+        )
+        return RetryPolicy.of(retries=retries, default=policy)
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from pydantic_core import to_json
 from batchflow.core.failure_functions import FailureResponse
 from batchflow.core.ports import ScheduleTarget
 from batchflow.core.schedule import scheduled_run_id
-from batchflow.errors import BatchflowError, StoreError
+from batchflow.core.secrets import printable_error
+from batchflow.errors import StoreError
 from batchflow.logs import logger
-from batchflow.qstash.endpoint import RUN_ID, WireAnswer, failure_answer
+from batchflow.qstash.endpoint import RUN_ID, WireAnswer, failure_answer, unstored_answer
 from batchflow.qstash.run_options import SCHEDULE_ID, user_headers
 from batchflow.qstash.schedules import DEFINITION, SchedulingEngine, read_schedule, start_run
 
@@ -36,11 +37,13 @@ async def answer_fire(
         digest = sha256(headers.get("upstash-message-id", str(now)).encode()).digest()
         message = replace(message, id=scheduled_run_id(id, int.from_bytes(digest[:5])))
         outcome = await start_run(engine, schedule, message)
-    except StoreError as error:
-        return failure_answer(FailureResponse(500, type(error).__name__, str(error), ""))
-    except (BatchflowError, ValueError) as error:
-        logger().error(f"[{target.title}:error] A schedule could start nothing", error=str(error), schedule=id)
-        return failure_answer(FailureResponse(489, type(error).__name__, str(error), ""))
+    except Exception as error:
+        # Validators of payloads may raise anything.
+        if isinstance(error, StoreError) and error.retryable:
+            return unstored_answer(error)
+        said = printable_error(str(error))
+        logger().error(f"[{target.title}:error] A schedule could start nothing", error=said, schedule=id)
+        return failure_answer(FailureResponse(489, type(error).__name__, said, ""))
     if outcome == "skipped":
         logger().info(f"[{target.title}:schedule] Skipped: the previous fire has not ended", schedule=id)
     elif outcome == "fired":

@@ -18,7 +18,7 @@ DRAWN = {
 }
 EVERYTHING = ("batchflow/engine/clock.py", "batchflow/testing/")
 # Scheduling on the event loop needs the loop's own time; nothing of it is stored.
-SCHEDULING = ("batchflow/engine/", "batchflow/batch/collector.py")
+SCHEDULING = ("batchflow/engine/", "batchflow/batch/collector.py", "batchflow/qstash/attempt.py")
 SCHEDULING_NAMES = {"time.perf_counter", "time.perf_counter_ns", "loop.time"}
 
 
