@@ -2,7 +2,7 @@
 
 import platform
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Literal
 
@@ -19,10 +19,10 @@ from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.deliveries import QStashDeliveries
 from batchflow.qstash.directory import Directory
 from batchflow.qstash.engine import QStashEngine
-from batchflow.qstash.options import AccountOptions, QStash
+from batchflow.qstash.options import AccountOptions, QStash, check_address
 from batchflow.qstash.receiver import Receiver, check_secret
 from batchflow.qstash.rest import QStashRest
-from batchflow.serve.app_url import PublicUrl, RouterPath, check_url
+from batchflow.serve.app_url import PublicUrl, RouterPath
 from batchflow.serve.endpoint import Endpoint
 from batchflow.settings import Settings, open_store
 from batchflow.wire.envelope import HeaderPairs
@@ -31,6 +31,7 @@ DEFAULT_URL = "https://qstash.upstash.io"
 """The address of hosted QStash."""
 
 _Value = Literal["url", "token", "current_signing_key", "next_signing_key"]
+_KEYS: Sequence[_Value] = ("current_signing_key", "next_signing_key")
 _TITLES: Mapping[_Value, str] = {
     "token": "the token of QStash",
     "current_signing_key": "the current signing key of QStash",
@@ -96,18 +97,27 @@ class Accounts:
             ConfigurationError: something is missing; the sentence has the line to write.
         """
         client = own.client or self._app
-        url = self._value("url", own) or DEFAULT_URL
-        check_url("QSTASH_URL", url)
-        token = self._required("token", own)
+        url, token = self._address(own)
+        check_address("QSTASH_URL", url)
         transport = client.transport or self._app.transport
-        rest = self._rests.setdefault((url.rstrip("/"), token, transport), QStashRest(url, token, transport=transport))
+        rest = self._rests.setdefault((url, token, transport), QStashRest(url, token, transport=transport))
         receiver = own.receiver
         if receiver == "app":
             receiver = self._receiver(client, own) if client.verify else None
         telemetry = _telemetry() if client.telemetry and own.telemetry else ()
         return QStashAccount(rest, receiver, _user_of(token), telemetry)
 
+    def _address(self, own: AccountOptions) -> tuple[str, str]:
+        """The URL and the token of an account."""
+        return (self._value("url", own) or DEFAULT_URL).rstrip("/"), self._required("token", own)
+
     def _receiver(self, client: QStash, own: AccountOptions) -> Receiver:
+        is_other = self._address(own) != self._address(AccountOptions())
+        if is_other and not all(_own_value(it, own) for it in _KEYS):
+            raise ConfigurationError(
+                "this function has a token or an address of QStash that is not the app's, and no signing keys for it; "
+                "write receiver=Receiver(current_signing_key=…, next_signing_key=…), with the keys of that account"
+            )
         return Receiver(
             current_signing_key=self._required("current_signing_key", own),
             next_signing_key=self._required("next_signing_key", own),
@@ -115,9 +125,7 @@ class Accounts:
         )
 
     def _value(self, name: _Value, own: AccountOptions) -> str | None:
-        of_client = None if own.client is None else getattr(own.client, name)
-        of_environment = own.variables.get(f"QSTASH_{name.upper()}")
-        return of_client or of_environment or getattr(self._app, name) or self._settings[name]
+        return _own_value(name, own) or getattr(self._app, name) or self._settings[name]
 
     def _required(self, name: _Value, own: AccountOptions) -> str:
         if not (value := self._value(name, own)):
@@ -128,6 +136,11 @@ class Accounts:
             )
         check_secret(f"QSTASH_{name.upper()}", value)
         return value
+
+
+def _own_value(name: _Value, own: AccountOptions) -> str | None:
+    of_client: str | None = None if own.client is None else getattr(own.client, name)
+    return of_client or own.variables.get(f"QSTASH_{name.upper()}")
 
 
 def _revealed(value: SecretStr | None) -> str | None:

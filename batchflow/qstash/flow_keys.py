@@ -58,16 +58,20 @@ class QStashFlowKeys:
         # A key without limits is not sent to QStash.
         idle = {it.key or "": _idle(it) for it in self._declared if it.parallelism or it.rate}
         if keys is None:
-            shown = [ShownFlowKey.model_validate(it) for it in await self._rest.get(_PATH)]
-            found = {**idle, **{it.flow_control_key: it.to_status() for it in shown}}
+            answer = await self._rest.get(_PATH)
+            with self._rest.reading():
+                shown = [ShownFlowKey.model_validate(it) for it in answer]
+                found = {**idle, **{it.flow_control_key: it.to_status() for it in shown}}
             return [found[key] for key in sorted(found)]
         return [it for key in keys if (it := await self._find(key) or idle.get(key)) is not None]
 
     async def _find(self, key: str) -> FlowStatus | None:
         try:
-            return ShownFlowKey.model_validate(await self._rest.get(_path(key))).to_status()
+            answer = await self._rest.get(_path(key))
         except NotFoundError:
             return None
+        with self._rest.reading():
+            return ShownFlowKey.model_validate(answer).to_status()
 
     async def flow_holders(self, key: str, limit: int = 100) -> Sequence[FlowHolder]:
         """See the port: QStash does not show them."""

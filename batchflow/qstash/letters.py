@@ -108,7 +108,8 @@ class QStashDeadLetters:
             answer = await self._rest.post(Submission(path, headers, b""))
         except NotFoundError:
             return None
-        return own_id(answer["workflowRunId"])
+        with self._rest.reading():
+            return own_id(answer["workflowRunId"])
 
     async def call_failure_again(self, id: str) -> bool:
         """See the port: QStash calls one again that has failed."""
@@ -168,7 +169,9 @@ class QStashDeadLetters:
         return letters, cursor
 
     async def _entries(self, query: Mapping[str, str | Sequence[str]]) -> LettersPage:
-        return LettersPage.model_validate(await self._rest.get(_PATH, query))
+        answer = await self._rest.get(_PATH, query)
+        with self._rest.reading():
+            return LettersPage.model_validate(answer)
 
     def _matches(self, letter: DeadLetter, query: DeadLetterQuery) -> bool:
         """True if what QStash does not filter by matches too."""

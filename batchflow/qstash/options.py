@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, cast
+from urllib.parse import urlsplit
 
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.schedule import as_schedule
@@ -48,7 +49,7 @@ class QStash:
     transport: "httpx.AsyncBaseTransport | None" = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        check_url("url", self.url)
+        check_address("url", self.url)
         for option in ("token", "current_signing_key", "next_signing_key"):
             if (secret := getattr(self, option)) is not None:
                 check_secret(option, secret)
@@ -58,6 +59,15 @@ class QStash:
         _check_store(self.store)
         as_schedule(self.relay_cron, "relay_cron")
         check_plugged("transport", self.transport, "handle_async_request", "write an httpx.AsyncBaseTransport")
+
+
+def check_address(option: str, url: str | None) -> None:
+    """Raise `ConfigurationError` unless `url` may be the address of QStash, or None. Messages show it."""
+    check_url(option, url)
+    if url is not None and "@" in urlsplit(url).netloc:
+        raise ConfigurationError(
+            "has a user or a password", option=option, want="leave them out: QStash knows the app by its token"
+        )
 
 
 def _check_store(store: object) -> None:

@@ -67,7 +67,8 @@ class QStashRuns:
     async def waiters(self, event: str) -> Sequence[Waiter]:
         """See the port."""
         answer = await self._rest.get(f"/v2/waiters/{quote(event, safe='')}")
-        return [ShownWaiter.model_validate(it).to_waiter() for it in answer]
+        with self._rest.reading():
+            return [ShownWaiter.model_validate(it).to_waiter() for it in answer]
 
     async def under_way(self, open_dedup: str) -> str | None:
         """See the port: the id of a run says what it is for."""
@@ -102,4 +103,5 @@ async def latest_began(rest: QStashRest, wire_run: str) -> int:
 
 async def _read_page(rest: QStashRest, query: Mapping[str, str]) -> RunsPage:
     answer = await rest.get("/v2/workflows/events", {"groupBy": "workflowRunId", **query})
-    return RunsPage.model_validate(answer)
+    with rest.reading():
+        return RunsPage.model_validate(answer)

@@ -7,6 +7,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import Any, NoReturn
 
+from batchflow.core.call import printable_url
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.secrets import printable_text
 from batchflow.errors import ConfigurationError, InputError
@@ -113,10 +114,9 @@ class Receiver:
         if not isinstance(ends, int | float) or not isinstance(begins, int | float):
             return "its signature does not say when it is valid"
         if signed_for != url:
-            return printable_text(
-                f"it is signed for {signed_for}, and this app takes it for {url}; APP_URL has to be the URL that "
-                f"QStash calls"
-            )
+            shown = printable_url(str(signed_for))
+            said = f"it is signed for {shown}, and this app takes it for {url}"
+            return printable_text(f"{said}; APP_URL has to be the URL that QStash calls")
         if not begins - self._tolerance_s <= now < ends + self._tolerance_s:
             return (
                 "its signature is not valid now; it was sent again or late, or the clocks of the app and of QStash "

@@ -1,14 +1,15 @@
 """The REST API of QStash, as an app uses it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from pydantic_core import from_json
 
 from batchflow.engine.push_client import PushClient, PushError, PushRequest
-from batchflow.errors import InputError, NotFoundError, StoreError, StoreUnavailable
+from batchflow.errors import BatchflowError, InputError, NotFoundError, StoreError, StoreUnavailable
 from batchflow.qstash.rest_client import open_client
 from batchflow.wire.submissions import Submission
 
@@ -126,9 +127,24 @@ class QStashRest:
             self._loop = loop
         return self._client
 
+    @contextmanager
+    def reading(self) -> Generator[None]:
+        """Read an answer.
+
+        Raises:
+            StoreUnavailable: it has not what an answer of QStash has.
+        """
+        try:
+            yield
+        except BatchflowError:
+            raise
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise StoreUnavailable(f"what answers at {self.url} is not QStash; check QSTASH_URL") from error
+
     def _answer(self, status: int, content: bytes) -> Any:
         self._check_answer(status, content)
-        return from_json(content) if content else None
+        with self.reading():
+            return from_json(content) if content else None
 
     def _check_answer(self, status: int, content: bytes) -> None:
         """Raise the error of an answer that refuses what a user has asked for."""

@@ -53,7 +53,7 @@ class _HttpxClient:
             # A value may have any letters.
             encoded = [(name.encode(), value.encode()) for name, value in headers]
             response = await self._client.request(method, url, headers=encoded, content=body, timeout=timeout_ms / 1000)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             # Its text may have the URL, which is not secret, and never the token.
             raise PushError(type(error).__name__) from error
         return PushResponse(response.status_code, tuple(response.headers.items()), response.content)

@@ -37,7 +37,8 @@ class QStashRunCommands:
         items = [init_item(self._address(it, it.headers), it.body, self._settings(it)) for it in messages]
         rest = self._directory.rest_of(messages[0].destination)
         answers: list[Mapping[str, Any]] = await rest.post(batch_submission(items))
-        return [not answer.get("deduplicated") for answer in answers]
+        with rest.reading():
+            return [not answer.get("deduplicated") for answer, _ in zip(answers, items, strict=True)]
 
     async def notify(self, event: str, data: str, run: str | None) -> Sequence[str]:
         """Send data to the runs that wait for an event, or to the one named. Returns their ids."""

@@ -197,8 +197,12 @@ class QStashSchedules:
 
     async def _all(self) -> list[tuple[QStashRest, ShownSchedule]]:
         """The schedules of all accounts, each with its account."""
-        rests = self._directory.rests
-        return [(rest, ShownSchedule.model_validate(it)) for rest in rests for it in await rest.get(_PATH)]
+        found: list[tuple[QStashRest, ShownSchedule]] = []
+        for rest in self._directory.rests:
+            answer = await rest.get(_PATH)
+            with rest.reading():
+                found += [(rest, ShownSchedule.model_validate(it)) for it in answer]
+        return found
 
     async def declare(self) -> None:
         """Put the schedules of the code into QStash, and remove those that it declares no more: each start reads once.
@@ -231,9 +235,11 @@ class QStashSchedules:
 
     async def _shown(self, rest: QStashRest, id: str) -> ShownSchedule | None:
         try:
-            return ShownSchedule.model_validate(await rest.get(_path(id)))
+            answer = await rest.get(_path(id))
         except NotFoundError:
             return None
+        with rest.reading():
+            return ShownSchedule.model_validate(answer)
 
     def _status(self, shown: ShownSchedule) -> ScheduleStatus | None:
         """The schedule; None for one that starts nothing of this app."""

@@ -246,6 +246,26 @@ def test_an_option_that_names_no_account_is_refused(sentence: str) -> None:
     assert "secret" not in str(raised.value)
 
 
+ANOTHER: Mapping[str, dict[str, Any]] = {
+    "our options": {"qstash_client": QStash(token="secret-b")},
+    "one key": {"qstash_client": QStash(token="secret-b", current_signing_key="sig_b")},
+    "another address": {"qstash_client": QStash(url="http://other.test")},
+    "the client of Upstash": {"qstash_client": qstash.QStash("secret-b", base_url=URL)},
+    "an environment": {"env": {"QSTASH_TOKEN": "secret-b"}},
+}
+
+
+@pytest.mark.parametrize("way", ANOTHER)
+def test_another_account_without_its_signing_keys_is_refused_when_the_function_is_decorated(way: str) -> None:
+    """The keys of the app would refuse each of its requests, for ever."""
+    flow = Batchflow(QStash(url=URL, token="secret-a", current_signing_key="sig_a", next_signing_key="sig_a"))
+    with pytest.raises(ConfigurationError, match="no signing keys for it; write receiver=Receiver") as raised:
+        flow.serve("/there", **ANOTHER[way])
+    assert "secret" not in str(raised.value)
+    flow.serve("/open", receiver=None, **ANOTHER[way])
+    flow.serve("/here", qstash_client=QStash(url=f"{URL}/", token="secret-a"))
+
+
 def test_a_receiver_has_both_keys() -> None:
     with pytest.raises(ConfigurationError, match="'next_signing_key' is missing") as raised:
         Receiver(current_signing_key="sig_secret", next_signing_key="")

@@ -101,6 +101,16 @@ async def test_a_trigger_without_a_public_url_says_what_to_set(flow: Batchflow) 
         await onboarding.trigger("ada")
 
 
+@pytest.mark.parametrize("way", ["QSTASH_URL", "url"])
+def test_an_address_with_a_password_is_refused_without_showing_it(environment: pytest.MonkeyPatch, way: str) -> None:
+    """Messages, answers and QStash's own log name the address."""
+    url = "http://user:s3cret@qstash.test"
+    environment.setenv("QSTASH_URL", url)
+    with pytest.raises(ConfigurationError, match=f"'{way}' has a user or a password; leave them out") as raised:
+        Batchflow(QStash(token="e30=", verify=False, url=url if way == "url" else None))
+    assert "s3cret" not in str(raised.value)
+
+
 @pytest.fixture
 async def stage(environment: pytest.MonkeyPatch) -> AsyncIterator[WireStage]:
     environment.setenv("APP_URL", f"{APP_URL}/")

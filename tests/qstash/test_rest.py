@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 
+from batchflow import Batchflow, QStash, WorkflowContext
 from batchflow.errors import StoreUnavailable
 from batchflow.qstash.rest import QStashRest
 from batchflow.wire.submissions import Submission
@@ -84,3 +86,42 @@ async def test_the_proxy_of_the_environment_is_used(variable: str, monkeypatch: 
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         assert await direct.submit(BATCH) is None
         assert proxy.requests[-1][1].startswith(b"POST /v2/batch HTTP/1.1\r\n")
+
+
+PAGE = b"<!doctype html><title>An app</title>"
+
+
+@pytest.mark.parametrize("content", [PAGE, b"", b"null", b"[1]"], ids=bytes.decode)
+async def test_what_is_not_qstash_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    """QSTASH_URL may name a web page, which answers everything with 200."""
+    monkeypatch.setenv("APP_URL", "https://app.example.com/")
+    asked: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        return httpx.Response(200, content=content)
+
+    options = QStash(url="http://page.test", token="e30=", verify=False, transport=httpx.MockTransport(answer))
+    flow = Batchflow(options)
+
+    @flow.serve("/function")
+    async def function(ctx: WorkflowContext[None]) -> None: ...
+
+    sentence = "what answers at http://page.test is not QStash; check QSTASH_URL"
+    async with flow:
+        for ask in (
+            lambda: function.trigger(None),
+            flow.runs,
+            flow.schedules.list,
+            flow.dead_letters.list,
+            flow.limits.list,
+        ):
+            with pytest.raises(StoreUnavailable, match=sentence):
+                await ask()
+    assert asked
+
+
+async def test_an_address_that_httpx_cannot_read_is_told_in_one_sentence() -> None:
+    rest = QStashRest("http://qstash.test", "a token", transport=httpx.MockTransport(lambda _: httpx.Response(200)))
+    with pytest.raises(StoreUnavailable, match=r"QStash at http://qstash.test does not answer \(InvalidURL\)"):
+        await rest.get("/v2/\x00")

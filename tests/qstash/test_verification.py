@@ -228,6 +228,15 @@ async def test_the_log_says_why_requests_were_refused_each_reason_once(
     assert not calls
 
 
+async def test_the_log_does_not_show_the_query_for_which_a_request_was_signed(
+    stage: WireStage, calls: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await post(stage, signed(stage, url=f"{APP_URL}/other?key=s3cret")) == 401
+    assert f"it is signed for {APP_URL}/other?…, and" in caplog.text
+    assert "s3cret" not in caplog.text
+    assert not calls
+
+
 async def test_the_body_of_a_request_that_nobody_has_signed_is_not_read(stage: WireStage, calls: list[int]) -> None:
     """Deliveries may be large."""
     assert stage.client.app is not None
