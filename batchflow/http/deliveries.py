@@ -50,6 +50,13 @@ class Deliveries(Protocol):
         """
         ...
 
+    def start_id(self, route: str, url: str | None, headers: Mapping[str, str], body: bytes) -> str | None:
+        """The id of the run that a plain request of the engine starts, however often it is repeated; None for others.
+
+        `url` is that of the request, as `own_url` returns it.
+        """
+        ...
+
     async def answer(self, route: str, url: str | None, headers: Mapping[str, str], body: bytes) -> DeliveryAnswer:
         """Answer one to this route; `url` is that of the request, as `own_url` returns it.
 

@@ -281,7 +281,10 @@ class FunctionEndpoint:
         root = self._urls.webhooks(request, route)
         options = run_options(request.headers.raw, self._endpoint.retry, root)
         self._limits.check_flow(options.get("flow_control"))
-        payload = self._payload.read(await read_body(request, self._limits.max_body))
+        body = await read_body(request, self._limits.max_body)
+        if self._deliveries is not None and options.get("run_id") is None and options.get("dedup_id") is None:
+            options["run_id"] = self._deliveries.start_id(route, own_url(request), request.headers, body.content)
+        payload = self._payload.read(body)
         try:
             (run,) = await self._function.start([payload], options)
         except InputError as error:

@@ -1,7 +1,9 @@
 """The requests of QStash to the functions of an app, as its routes hand them over."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
+from hashlib import sha256
 
 from batchflow.batch.definition import Definition
 from batchflow.core.duration import format_duration
@@ -63,6 +65,18 @@ class QStashDeliveries:
         """See the port."""
         if (receiver := self._engine.directory.account_of(route).receiver) is not None:
             receiver.check(headers.get(SIGNATURE.lower()))
+
+    def start_id(self, route: str, url: str | None, headers: Mapping[str, str], body: bytes) -> str | None:
+        """See the port: QStash repeats what somebody has published until it is answered."""
+        directory = self._engine.directory
+        with suppress(ConfigurationError):
+            url = directory.url_of(route)
+        receiver, message = directory.account_of(route).receiver, headers.get("upstash-message-id")
+        if receiver is None or message is None or url is None:
+            return None
+        if not receiver.has_signed(headers.get(SIGNATURE.lower()), url, body, now=self._engine.now()):
+            return None
+        return f"run_{sha256(message.encode()).hexdigest()[:26]}"
 
     async def answer(self, route: str, url: str | None, headers: Mapping[str, str], body: bytes) -> WireAnswer:
         """See the port."""

@@ -78,6 +78,11 @@ class Receiver:
             del self._verified[next(iter(self._verified))]
         return has_come
 
+    def has_signed(self, signature: str | None, url: str, body: bytes, *, now: int) -> bool:
+        """True for a request that QStash has signed for this URL and body, lately; nothing is refused or logged."""
+        claims = None if signature is None else self._claims(signature)
+        return claims is not None and self._fault(claims, url, body, now / 1000) is None
+
     def _claims_of(self, signature: str | None) -> dict[str, Any]:
         claims = None if signature is None else self._claims(signature)
         if claims is None:

@@ -13,6 +13,8 @@ from pydantic_core import to_json
 from batchflow import WorkflowContext
 from batchflow.core.ports import Clock
 from batchflow.core.run import Step
+from batchflow.engine.push_client import PushRequest
+from batchflow.engine.push_response import PushResponse
 from batchflow.serve.functions import ServedFunction
 from batchflow.wire.signature import SIGNATURE, sign
 from batchflow.wire.submissions import Address, outcome_submission, wire_id
@@ -315,3 +317,44 @@ async def test_a_run_that_another_program_triggers_by_the_rest_api_makes_first_c
     assert calls == [9]
     run = stage.flow.run(answer.json()["workflowRunId"])
     assert (await run.status()).state == "completed"
+
+
+async def test_what_somebody_publishes_to_a_function_starts_one_run_however_often_qstash_repeats_it(
+    stage: WireStage, calls: list[int]
+) -> None:
+    answers: list[int] = []
+
+    def lose_the_first(_: PushRequest, response: PushResponse) -> PushResponse:
+        answers.append(response.status)
+        return PushResponse(502) if len(answers) == 1 else response
+
+    stage.client.after = lose_the_first
+    async with stage.console() as console:
+        for payload in (b"5", b"6"):
+            answer = await console.post(f"/v2/publish/{APP_URL}/guarded", content=payload)
+            assert answer.status_code == 201, answer.text
+    await stage.drive()
+    assert answers.count(202) == 3
+    assert sorted(calls) == [5, 6]
+
+
+async def test_what_somebody_publishes_needs_the_token_of_the_app(
+    stage: WireStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QStash signs the calls of runs too, and a user may have chosen their URL."""
+    monkeypatch.setenv("BATCHFLOW_TOKEN", "0123456789abcdef")
+    stage.flow = stage.again()
+    payloads: list[int] = []
+
+    @stage.flow.serve("/guarded")
+    async def guarded(ctx: WorkflowContext[int]) -> None:
+        payloads.append(ctx.payload)
+
+    await stage.open()
+    async with stage.console() as console:
+        url, token = f"/v2/publish/{APP_URL}/guarded", "Bearer 0123456789abcdef"
+        await console.post(url, content=b"5", headers={"Upstash-Forward-Authorization": token, "Upstash-Retries": "0"})
+        await console.post(url, content=b"6", headers={"Upstash-Retries": "0"})
+    await stage.drive()
+    assert sorted(stage.client.answers) == [200, 202, 401]
+    assert payloads == [5]
