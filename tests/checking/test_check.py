@@ -16,6 +16,8 @@ from tests.house.sources import sources
 ON_PURPOSE = {
     ("tests/app/test_resources.py", "await"),
     ("tests/batch/test_function.py", "await"),
+    ("tests/qstash/test_attempts.py", "await"),
+    ("tests/qstash/test_run_identity.py", "await"),
     ("tests/scenarios/test_waits.py", "await"),
     ("tests/serve/test_cancellation.py", "await"),
     ("tests/serve/test_cancellation.py", "duplicate-name"),
