@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from batchflow.core.dead_letters import DeadLetterQuery
 from batchflow.core.ports import ScheduleTarget
+from batchflow.errors import ConfigurationError
 from batchflow.http.reserved_routes import DELIVERIES
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.rest import QStashRest
@@ -98,9 +99,19 @@ class Directory:
         return self.url_of(route)
 
     def route_of(self, url: str) -> str:
-        """The route of the endpoint with this URL; the URL itself if the app has none."""
+        """The route of the endpoint with this URL; the URL itself if the app has none.
+
+        Where the app does not know its own URL, this is the endpoint with whose route the URL ends.
+        """
         path = url.partition("?")[0]
-        return max((route for route in self.endpoints if path.endswith(route)), key=len, default=url)
+        routes = (it for it in self.endpoints if path.endswith(it) and self._own_url_of(it) in (None, path))
+        return max(routes, key=len, default=url)
+
+    def _own_url_of(self, route: str) -> str | None:
+        try:
+            return self.url_of(route)
+        except ConfigurationError:
+            return None
 
     def root_of(self, url: str) -> str:
         """The URL of the router that has the endpoint with this URL."""

@@ -19,7 +19,7 @@ from batchflow.engine.cron import CronScheduler
 from batchflow.engine.engine import Engine
 from batchflow.engine.stored_letters import StoredDeadLetters
 from batchflow.engine.worker import LEASE_MS, WorkerLease
-from batchflow.errors import ConfigurationError, InputError, StoreError, StoreUnavailable
+from batchflow.errors import BatchflowError, ConfigurationError, InputError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.qstash.account import QStashAccount
 from batchflow.qstash.account_reads import RunsOfAccounts
@@ -279,9 +279,14 @@ class QStashEngine(Engine):
     async def open(self, *, wait: bool = False) -> None:
         """See the engine. The schedules that the code declares are put into QStash."""
         if self.loop is None:
-            await super().open(wait=wait)
-            self.batches = self._make_batches() if self.has_store else None
-            await self._declare_schedules()
+            try:
+                await super().open(wait=wait)
+                self.batches = self._make_batches() if self.has_store else None
+                await self._declare_schedules()
+            except BaseException:
+                # The next start would take it for one that is open.
+                await self.close()
+                raise
         if not self.directory.endpoints:
             return
         if self.directory.app.receiver is None:
@@ -312,18 +317,20 @@ class QStashEngine(Engine):
             if not self._has_declared:
                 await self.schedule_store.declare()
             self._has_declared = True
-        except (InputError, StoreError) as error:
+        except (BatchflowError, ValueError) as error:
             # Everything else works; the next start tries again.
             logger().error("[batchflow:error] Schedules could not be put into QStash", error=str(error))
 
     async def close(self) -> None:
         """See the engine; the connections to QStash are closed too."""
         batches, self.batches = self.batches, None
-        if batches is not None:
-            await batches.close(self._options.grace_s)
-        await super().close()
-        for rest in self.directory.rests:
-            await rest.close()
+        async with contextlib.AsyncExitStack() as stack:
+            # Each is closed, also when another one cannot be.
+            for rest in self.directory.rests:
+                stack.push_async_callback(rest.close)
+            stack.push_async_callback(super().close)
+            if batches is not None:
+                await batches.close(self._options.grace_s)
 
     # The part that endpoints use, through `batchflow.qstash.account_engine`
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 from urllib.parse import quote, unquote
 
+from batchflow.core.call import printable_url
 from batchflow.core.message import Message
 from batchflow.core.ports import ScheduleTarget
 from batchflow.core.run import RunQuery
@@ -20,7 +21,8 @@ from batchflow.core.schedule import (
     scheduled_run_id,
 )
 from batchflow.core.store import RunReads, ScheduleStore
-from batchflow.errors import BatchflowError, ConfigurationError, InputError, NotFoundError
+from batchflow.errors import BatchflowError, ConfigurationError, InputError, NotFoundError, StoreUnavailable
+from batchflow.logs import logger
 from batchflow.qstash.directory import Directory
 from batchflow.qstash.rest import QStashRest
 from batchflow.qstash.run_options import check_run_options
@@ -129,13 +131,21 @@ class QStashSchedules:
     async def _put(self, schedule: NewSchedule, known: ShownSchedule | None) -> ScheduleStatus | None:
         """Put a schedule in the place of `known`, which QStash has; the status of that if it is the same."""
         url, rest = self._directory.url_of(schedule.destination), self._directory.rest_of(schedule.destination)
-        before = None if known is None else self._status(known)
+        before = None if known is None else self._replaceable(known, schedule)
         if known is not None and before is None:
             want = "name another: QStash has a schedule of this id for another URL"
             raise InputError(option="id", got=f"'{schedule.id}'", want=want)
         same = before is not None and _comparable(before.schedule) == _comparable(schedule)
         if before is not None and known is not None and same and known.destination == url:
             return before
+        if known is not None and known.destination != url:
+            logger().warning(
+                "[batchflow] A schedule that called another URL calls this app from now on; apps that share an account "
+                "need different names",
+                schedule=schedule.id,
+                before=printable_url(known.destination),
+                now=printable_url(url),
+            )
         cron, zone = schedule.cron.fields, schedule.cron.timezone
         definition = ScheduleDefinition(
             overlap=schedule.overlap, label=schedule.label, zone=zone, declared=schedule.declared
@@ -207,9 +217,11 @@ class QStashSchedules:
     async def declare(self) -> None:
         """Put the schedules of the code into QStash, and remove those that it declares no more: each start reads once.
 
+        One that is refused is left out.
+
         Raises:
             StoreError: QStash cannot do it now.
-            InputError: it refuses one.
+            InputError: it refuses some; the sentence names all of them.
         """
         targets = [it for it in self._engine.schedule_targets.values() if it.schedule_starts == "run"]
         if not targets:
@@ -217,12 +229,20 @@ class QStashSchedules:
         declared = {it.declared_schedule.id: it.declared_schedule for it in targets if it.declared_schedule is not None}
         shown = await self._all()
         known = {(rest, it.schedule_id): it for rest, it in shown}
+        refused: dict[str, list[str]] = {}
         for schedule in declared.values():
             rest = self._directory.rest_of(schedule.destination)
-            await self._put(schedule, known.get((rest, schedule.id)))
+            try:
+                await self._put(schedule, known.get((rest, schedule.id)))
+            except StoreUnavailable:
+                raise
+            except BatchflowError as error:
+                refused.setdefault(str(error), []).append(schedule.id)
         for rest, it in shown:
             if it.schedule_id not in declared and self._has_declared(it):
                 await self._change(rest, "DELETE", it.schedule_id, "")
+        if refused:
+            raise InputError("; ".join(f"{', '.join(ids)}: {sentence}" for sentence, ids in refused.items()))
 
     def _has_declared(self, shown: ShownSchedule) -> bool:
         """True for a schedule that the code of this app has declared once; another app may have the same functions."""
@@ -245,11 +265,15 @@ class QStashSchedules:
         """The schedule; None for one that starts nothing of this app."""
         url = shown.destination
         target = self._engine.schedule_targets.get(self._directory.route_of(url)) or self._directory.target_of(url)
-        try:
-            return None if target is None or target.schedule_starts == "batch" else shown.to_status(target)
-        except (BatchflowError, ValueError):
-            # Somebody else has made it, with an expression that only QStash knows.
-            return None
+        return None if target is None else _read_status(shown, target)
+
+    def _replaceable(self, known: ShownSchedule, schedule: NewSchedule) -> ScheduleStatus | None:
+        """The schedule that QStash has, if this one may take its place: of this app, or declared for the same route."""
+        target = self._engine.schedule_targets.get(schedule.destination)
+        is_same = known.destination.partition("?")[0].endswith(schedule.destination)
+        if schedule.declared and target is not None and is_same:
+            return _read_status(known, target)
+        return self._status(known)
 
     async def _change_own(self, method: str, id: str, command: str) -> bool:
         for rest in self._directory.rests:
@@ -309,6 +333,14 @@ async def start_run(engine: SchedulingEngine, schedule: NewSchedule, message: Me
                 return "skipped"
     (new,) = await engine.publish([message])
     return "fired" if new else "repeated"
+
+
+def _read_status(shown: ShownSchedule, target: ScheduleTarget) -> ScheduleStatus | None:
+    try:
+        return None if target.schedule_starts == "batch" else shown.to_status(target)
+    except (BatchflowError, ValueError):
+        # Somebody else has made it, with an expression that only QStash knows.
+        return None
 
 
 def _path(id: str) -> str:

@@ -1,5 +1,6 @@
 """The schedules of functions on QStash, by `flow.schedules` and `@flow.serve(schedule=…)`."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
@@ -258,6 +259,95 @@ async def test_a_start_removes_no_schedule_of_another_app_with_a_function_of_the
     async with staging, stage.console() as http:
         (shown,) = (await http.get("/v2/schedules")).json()
     assert shown["destination"] == f"{APP_URL}/report"
+
+
+@only_sqlite
+async def test_an_app_that_does_not_know_its_url_starts_without_its_schedules_and_says_why(
+    stage: WireStage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("APP_URL")
+    flow = stage.again()
+    Reports().serve(flow, Schedule("0 3 * * *", payload="x"))
+    async with flow:
+        assert flow.served
+    assert "Schedules could not be put into QStash" in caplog.text
+    assert "report: the public URL of this app is not known" in caplog.text
+
+
+@only_sqlite
+async def test_an_app_whose_start_fails_is_closed_and_can_be_started_again(
+    stage: WireStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaking(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if broken:
+                raise broken[0]
+            return await inner.handle_async_request(request)
+
+    broken: list[BaseException] = [asyncio.CancelledError()]
+    inner, stage.transport = stage.transport, Breaking()
+    flow = stage.again()
+    Reports().serve(flow, Schedule("0 3 * * *", payload="x"))
+    with pytest.raises(asyncio.CancelledError):
+        await flow.start()
+    assert not flow.engine.is_open
+    broken.clear()
+    async with flow:
+        assert [it.id for it in await flow.schedules.list()] == ["report"]
+
+
+@only_sqlite
+async def test_a_schedule_that_qstash_refuses_leaves_the_others_declared(
+    stage: WireStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    await stage.open()
+    async with stage.console() as http:
+        headers = {"upstash-cron": "* * * * *", "upstash-schedule-id": "report"}
+        await http.post("/v2/schedules/https://other.example.com/x", headers=headers)
+        flow = stage.again()
+        Reports().serve(flow, Schedule("0 3 * * *", payload="x"))
+        flow.serve("/later", schedule="0 4 * * *")(sleepless)
+        async with flow:
+            assert [it.schedule.destination for it in await flow.schedules.list()] == ["/later"]
+        assert (await http.get("/v2/schedules/report")).json()["destination"] == "https://other.example.com/x"
+    assert "report: 'id' cannot be 'report'; name another: QStash has a schedule of this id" in caplog.text
+
+
+@only_sqlite
+async def test_of_two_apps_with_a_schedule_of_one_name_the_later_has_it_and_says_so(
+    stage: WireStage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Reports().serve(stage.flow, Schedule("0 3 * * *", payload="x"))
+    await stage.open()
+    monkeypatch.setenv("APP_URL", "https://preview.example.com/")
+    preview = stage.again()
+    Reports().serve(preview, Schedule("0 3 * * *", payload="x"))
+    assert "calls this app from now on" not in caplog.text
+    async with preview:
+        assert [it.id for it in await preview.schedules.list()] == ["report"]
+    assert "A schedule that called another URL calls this app from now on" in caplog.text
+    assert f"{APP_URL}/report" in caplog.text
+    assert "https://preview.example.com/report" in caplog.text
+
+
+@only_sqlite
+async def test_an_app_sees_and_changes_no_schedule_of_another_app_with_the_same_routes(
+    stage: WireStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Reports().serve(stage.flow, Schedule("0 3 * * *", payload="x"))
+    await stage.open()
+    await stage.flow.schedules.create("/report", "0 4 * * *", id="by-hand", payload="by hand")
+    monkeypatch.setenv("APP_URL", "https://preview.example.com/")
+    preview = stage.again()
+    Reports().serve(preview)
+    async with preview:
+        schedules = preview.schedules
+        assert not await schedules.list()
+        for command in (schedules.pause, schedules.delete, schedules.trigger):
+            with pytest.raises(NotFoundError):
+                await command("by-hand")
+        with pytest.raises(InputError, match="QStash has a schedule of this id for another URL"):
+            await schedules.create("/report", "0 5 * * *", id="by-hand", payload="y")
 
 
 class Noting(httpx.AsyncBaseTransport):
