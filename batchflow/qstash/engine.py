@@ -31,6 +31,7 @@ from batchflow.qstash.invoked_batches import INVOKED, INVOKED_LOG_NAMES, Invoked
 from batchflow.qstash.letters import QStashDeadLetters
 from batchflow.qstash.reads import QStashRuns
 from batchflow.qstash.relay import Relay
+from batchflow.qstash.rest import TokenRefused
 from batchflow.qstash.run_commands import QStashRunCommands
 from batchflow.qstash.run_options import check_run_options
 from batchflow.qstash.schedules import QStashSchedules, check_schedule
@@ -70,6 +71,7 @@ class QStashEngine(Engine):
     """Replaces the recorders of deliveries in a test."""
     _invoked: InvokedBatches
     _has_declared: bool = False
+    _is_away: bool = False
 
     def connect(self, directory: Directory) -> None:
         """Use the accounts of these functions."""
@@ -246,7 +248,11 @@ class QStashEngine(Engine):
         return found
 
     async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
-        """See the port. A run is looked at again and again, with growing pauses."""
+        """See the port. A run is looked at again and again, with growing pauses.
+
+        Raises:
+            StoreUnavailable: QStash does not accept the token of the app.
+        """
         if (found := await self._look(look)) is not None:
             return found
         with contextlib.suppress(TimeoutError):
@@ -261,12 +267,20 @@ class QStashEngine(Engine):
 
     async def _look(self, look: Callable[[], Awaitable[T | None]]) -> T | None:
         try:
-            return await look()
-        except StoreUnavailable:
+            found = await look()
+        except TokenRefused:
+            # Nothing changes that in this process.
+            raise
+        except StoreUnavailable as error:
             # It may answer again, and whoever waits without a limit waits for that too.
             if self.loop is None:
                 raise
+            if not self._is_away:
+                self._is_away = True
+                logger().warning("[batchflow] QStash cannot be asked for what somebody waits for", error=str(error))
             return None
+        self._is_away = False
+        return found
 
     async def start(self, *, schedules: bool = True) -> None:
         """See the engine: there is no worker.

@@ -159,10 +159,14 @@ class QStashRest:
         if 200 <= status < 300:
             return
         if status in (401, 403):
-            raise StoreUnavailable(f"QStash at {self.url} does not accept the token; check QSTASH_TOKEN")
+            raise TokenRefused(f"QStash at {self.url} does not accept the token; check QSTASH_TOKEN")
         if status in _REFUSED:
             raise QStashRefused(f"QStash at {self.url} refuses it ({status}): {_reason(content)}")
         raise StoreUnavailable(f"QStash at {self.url} answered {status}: {_reason(content)}")
+
+
+class TokenRefused(StoreUnavailable):
+    """QStash does not accept the token. Work waits until it does, in this process or in one with another token."""
 
 
 class QStashRefused(StoreError):

@@ -112,7 +112,7 @@ class RunHandle(Generic[Result]):
             ConfigurationError: `timeout` is not a duration.
             InputError: code of the same app waits; use `ctx.invoke` there.
             NotFoundError: see `status`.
-            StoreUnavailable: the app stops, or has stopped.
+            StoreUnavailable: the app stops, or has stopped; or QStash does not accept its token.
         """
         what = f"run '{self.id}'"
         limit = timeout_seconds(timeout)

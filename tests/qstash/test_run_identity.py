@@ -144,3 +144,37 @@ async def test_every_request_of_a_run_says_when_the_run_began(stage: WireStage) 
     assert len(of_run) == 8
     assert of_run[-1].startswith(f"{end} ")
     assert [it for it in of_run if str(begun) not in it] == []
+
+
+async def test_no_run_is_found_as_running_and_qstash_is_not_asked_for_any(stage: WireStage) -> None:
+    wire = Wire(stage)
+
+    @stage.flow.serve("/orders")
+    async def orders(ctx: WorkflowContext[None]) -> None:
+        await ctx.wait_for_event("wait", "never")
+
+    await stage.open()
+    await orders.trigger(None)
+    wire.requests.clear()
+    assert not (await stage.flow.runs(state="running")).runs
+    assert not wire.requests
+    assert len((await stage.flow.runs(state="waiting")).runs) == 1
+
+
+async def test_the_runs_of_another_app_of_the_account_are_none_of_a_function_with_the_same_route(
+    stage: WireStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def orders(ctx: WorkflowContext[None]) -> None:
+        await ctx.wait_for_event("wait", "never")
+
+    function = stage.flow.serve("/orders")(orders)
+    await stage.open()
+    own = await function.trigger(None, run_id="own")
+    monkeypatch.setenv("APP_URL", "https://preview.example.com/")
+    preview = stage.again()
+    async with preview:
+        other = await preview.serve("/orders")(orders).trigger(None, run_id="other")
+    monkeypatch.setenv("APP_URL", f"{APP_URL}/")
+    assert [it.id for it in (await stage.flow.runs(function=function)).runs] == [own.id]
+    found = {it.id: it.destination for it in (await stage.flow.runs()).runs}
+    assert found == {own.id: "/orders", other.id: "https://preview.example.com/orders"}
