@@ -1,8 +1,10 @@
 """Batches that runs in QStash invoke: a message of the app's store opens each, and tells QStash of its end."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from more_itertools import chunked
 from pydantic_core import from_json, to_json
 
 from batchflow.batch.arguments import derive_batch_id
@@ -32,6 +34,9 @@ LOOK_MS = 3_600_000
 
 MOST_WAITING = 1_000
 """The number of messages, the latest ones, that the cancellation of runs looks at; the others look themselves."""
+
+LOOKS_AT_ONCE = 20
+"""The number of runs that it looks at at the same time."""
 
 _OPENS = "opens"
 _RETRY = RetryPolicy(first="2s", cap="1m")
@@ -110,8 +115,9 @@ class InvokedBatches:
             for it in await store.runs(RunQuery(state, INVOKED), MOST_WAITING)
             if not ids or it.label in of_ids
         ]
-        of_cancelled = [it.id for it in waiting if all_were or await self._is_cancelled(str(it.label))]
-        if of_cancelled:
+        runs = {str(it.label) for it in waiting}
+        were = runs if all_were else await self._cancelled_of(runs)
+        if of_cancelled := [it.id for it in waiting if it.label in were]:
             await store.cancel_runs(ids=of_cancelled)
 
     async def cancel_of(self, store: Store, run: Address) -> None:
@@ -119,6 +125,13 @@ class InvokedBatches:
         waiting = await store.runs(RunQuery(destination=INVOKED, label=own_id(run.run)), MOST_WAITING)
         if ids := [it.id for it in waiting if it.id.startswith(f"{_parent_id(run)}.")]:
             await store.cancel_runs(ids=ids)
+
+    async def _cancelled_of(self, runs: Iterable[str]) -> set[str]:
+        found: set[str] = set()
+        for some in chunked(runs, LOOKS_AT_ONCE):
+            were = await asyncio.gather(*(self._is_cancelled(it) for it in some))
+            found |= {run for run, was in zip(some, were, strict=True) if was}
+        return found
 
     async def _is_cancelled(self, run: str) -> bool:
         found = await self._runs().run(own_id(run))

@@ -1,16 +1,19 @@
 """A run on QStash that is cancelled takes the batches with it that it has invoked."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import httpx
 import pytest
 
 from batchflow import WorkflowContext
 from batchflow.core.run import RunQuery
+from batchflow.qstash import invoked_batches
 from batchflow.qstash.invoked_batches import LOOK_MS
 from batchflow.serve.runs import RunHandle
 from tests.qstash.batch_programs import Params
-from tests.qstash.invoking_programs import Sleepers, engine_of, opened, parent_of
+from tests.qstash.invoking_programs import Sleepers, Wire, engine_of, opened, parent_of
 from tests.qstash.stage import APP_URL, WireStage
 from tests.stores.kinds import left
 
@@ -61,6 +64,40 @@ async def test_a_run_that_is_cancelled_takes_its_batch_with_it(
     await other.cancel()
     await stage.drive(ms=1_000)
     assert {it.state for it in await stage.flow.engine.store.batches()} == {"cancelled"}
+
+
+async def test_a_cancellation_by_label_looks_at_many_runs_at_once_but_not_at_all(
+    stage: WireStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invoked_batches, "LOOKS_AT_ONCE", 2)
+    under_way, most = 0, 0
+
+    class Counting(Wire):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                await asyncio.sleep(0)
+                return await super().handle_async_request(request)
+            finally:
+                under_way -= 1
+
+    wire = Counting(stage)
+    parent = parent_of(stage, Sleepers())
+    await opened(stage)
+    runs = [await parent.trigger(None, label=label, run_id=f"run-{n}") for n, label in enumerate("aaabb")]
+    await stage.drive(ms=60_000)
+    wire.requests.clear()
+    under_way, most = 0, 0
+    assert await stage.flow.cancel(label="a") == 3
+    assert most == 2
+    assert wire.requests.count("GET /v2/workflows/events") == 5
+    await stage.drive(ms=1_000)
+    assert Counter([it.state for it in await stage.flow.engine.store.batches()]) == {"cancelled": 3, "sealed": 2}
+    for run in runs:
+        await run.cancel()
+    await stage.drive(ms=1_000)
 
 
 async def test_a_run_that_cancels_itself_takes_its_batch_with_it(stage: WireStage) -> None:
