@@ -2,6 +2,8 @@
 
 import asyncio
 from base64 import b64decode
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +18,9 @@ from batchflow.qstash.worker import RequestWorker
 
 END_S = 2.0
 """The time, after the grace, in which the answers to requests have to end when the app stops, in seconds."""
+
+MOST_PRUNED = 100
+"""The slices that a request removes at most: some hundred thousand rows."""
 
 
 class DeliveredMessage(BaseModel):
@@ -41,6 +46,9 @@ class QStashBatches:
         self._declared = False
         self._giving = asyncio.Lock()
         self._asked = self._served = 0
+        self._was_away: bool = False
+        """The store may have stopped in the middle of a verb."""
+        self._outages: int = 0
         self._answering: dict[object, asyncio.Task[None]] = {}
 
     async def answer(self, body: bytes, *, repeated: bool) -> None:
@@ -75,7 +83,8 @@ class QStashBatches:
         if asked.message is None:
             await self._look()
             return
-        claim = await self._worker.deliver(asked.message, asked.fence)
+        with self._noting_outages():
+            claim = await self._worker.deliver(asked.message, asked.fence)
         if claim is None and repeated:
             # Whoever has executed it may have been killed: then its lease ends without another request.
             await self._relay.wake_after_lease()
@@ -136,16 +145,35 @@ class QStashBatches:
 
     async def _look(self) -> None:
         """Do what a worker does beside its claims: reclaim, repair, prune and fire schedules; then give what is due."""
-        async with self._worker.working():
-            await self._store.expire()
-            await self._store.reconcile(self._worker.destinations, deep=False)
-            await self._store.prune(self._retention_ms)
-            if not self._declared:
-                await self._cron.declare()
-                self._declared = True
-            await self._cron.fire_due()
-            await self._relay.run()
-            await self._relay.wake_at(self._cron.next_at)
+        with self._noting_outages():
+            async with self._worker.working():
+                await self._tidy()
+                if not self._declared:
+                    await self._cron.declare()
+                    self._declared = True
+                await self._cron.fire_due()
+        await self._relay.run()
+        await self._relay.wake_at(self._cron.next_at)
+
+    async def _tidy(self) -> None:
+        await self._store.expire()
+        ended = self._worker.ended_outages
+        # It looks at all that is open, which only what an outage may have left is worth.
+        deep = self._was_away or ended != self._outages
+        if count := await self._store.reconcile(self._worker.destinations, deep=deep):
+            logger().warning("[batchflow] Repaired what the store had left half done", places_and_messages=count)
+        self._was_away, self._outages = False, ended
+        for _ in range(MOST_PRUNED):
+            if not await self._store.prune(self._retention_ms):
+                break
+
+    @contextmanager
+    def _noting_outages(self) -> Generator[None]:
+        try:
+            yield
+        except StoreUnavailable:
+            self._was_away = True
+            raise
 
 
 def _given_up(body: bytes) -> bytes | None:

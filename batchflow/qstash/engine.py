@@ -134,8 +134,8 @@ class QStashEngine(Engine):
 
     @property
     def is_durable(self) -> bool:
-        """See the engine: they live in QStash."""
-        return True
+        """See the engine: runs live in QStash, batches in the store."""
+        return not self.has_store or self.store.is_durable
 
     def check_run(
         self, flow: FlowControl, retry: RetryPolicy | None, label: str | None, headers: Mapping[str, str]
@@ -301,6 +301,11 @@ class QStashEngine(Engine):
                 # The next start would take it for one that is open.
                 await self.close()
                 raise
+            if not self.is_durable and self.observe is None:
+                logger().warning(
+                    "[batchflow] The store of batches is in memory: no other process can execute them, and they are "
+                    "lost with this one; write BATCHFLOW_STORE=redis://HOST:PORT, or sqlite:///PATH on one machine"
+                )
         if not self.directory.endpoints:
             return
         if self.directory.app.receiver is None:

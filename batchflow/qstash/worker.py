@@ -51,6 +51,11 @@ class RequestWorker:
         """The destinations that it can deliver to."""
         return self._dispatcher.destinations
 
+    @property
+    def ended_outages(self) -> int:
+        """The number of times that the store was away while it executed something."""
+        return self._dispatcher.outage.ended_count
+
     @asynccontextmanager
     async def working(self) -> AsyncGenerator[None]:
         """Hold the lease in the body; requests that are answered at the same time share it.
