@@ -75,8 +75,9 @@ class RequestWorker:
             self._active -= 1
             async with self._changing:
                 if not self._active and self._heartbeat is not None:
-                    heartbeat, self._heartbeat = self._heartbeat, None
-                    await heartbeat.stop()
+                    # `close` stops it if this is cancelled.
+                    await self._heartbeat.stop()
+                    self._heartbeat = None
 
     async def deliver(self, id: str, fence: int) -> Claim | None:
         """Execute the message with this fence and settle it; only one caller at a time may ask for it.
