@@ -276,9 +276,14 @@ class Engine:
         self.watchers.reset()
         self._threads = ThreadPool(self._options.threads, self._log_abandoned)
         self.watchers.check_all()
-        await (wait_for_store(self.declare, self.observers) if wait else self.declare())
         subscriptions = self.store.on_change(self._on_store_change), self.store.on_notice(self._on_notice)
         self._end_subscriptions = lambda: [end() for end in subscriptions]
+        try:
+            await (wait_for_store(self.declare, self.observers) if wait else self.declare())
+        except BaseException:
+            # The next start would take it for one that is open.
+            await self.close()
+            raise
 
     @property
     def is_open(self) -> bool:

@@ -167,6 +167,19 @@ async def test_a_start_with_a_worker_waits_for_its_store_and_says_so_once() -> N
     assert logs[0]["error"] == "the place cannot be reached: no route"
 
 
+async def test_a_start_that_fails_at_the_limits_leaves_nothing_open() -> None:
+    """The next one starts whole."""
+    faulty = FaultyStore(SqliteStore(":memory:", clock=ManualClock()), fail="declare", times=1)
+    flow = Batchflow(faulty, worker=False)
+    counted = Counted(flow)
+    with pytest.raises(StoreUnavailable):
+        await flow.start()
+    assert not flow.engine.is_open
+    async with flow:
+        await counted.served.trigger(1)
+        assert faulty.calls["declare"] == 2
+
+
 async def test_a_place_that_is_none_is_refused_at_once() -> None:
     """Nobody waits for a configuration to become right."""
 
