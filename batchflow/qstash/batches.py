@@ -118,14 +118,12 @@ class QStashBatches:
                 "[batchflow] What is due could not be given to QStash; trying again later", error=str(error)
             )
 
-    async def schedule(self) -> bool:
-        """Have QStash call the app regularly. False without an answer: that is left to the next batch."""
+    async def schedule(self) -> None:
+        """Have QStash call the app regularly. Without an answer that is left to the next batch."""
         try:
             await self._relay.schedule()
-            return True
         except (StoreError, ConfigurationError) as error:
             logger().warning("[batchflow] QStash could not be told to call this app regularly", error=str(error))
-            return False
 
     async def close(self, grace_s: float) -> None:
         """Wait up to `grace_s` for what is executed, release the rest, and leave the store."""

@@ -21,6 +21,7 @@ from batchflow.qstash.directory import Directory
 from batchflow.qstash.engine import QStashEngine
 from batchflow.qstash.options import AccountOptions, QStash, check_address
 from batchflow.qstash.receiver import Receiver, check_secret
+from batchflow.qstash.relay import RelaySchedule
 from batchflow.qstash.rest import QStashRest
 from batchflow.serve.app_url import PublicUrl, RouterPath
 from batchflow.serve.endpoint import Endpoint
@@ -72,7 +73,7 @@ def connect(
     accounts = Accounts(options, settings)
     engine.connect(Directory(accounts.find(AccountOptions()), endpoints, PublicUrl(router=router)))
     relay = as_schedule(options.relay_cron, "relay_cron")
-    engine.relay_cron = None if relay is None else relay.times
+    engine.relay_schedule = RelaySchedule(None if relay is None else relay.times)
     engine.has_store = options.store is not None or bool(settings.store)
     return QStashDeliveries(engine, endpoints, accounts.find)
 

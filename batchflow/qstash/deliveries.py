@@ -41,7 +41,6 @@ class QStashDeliveries:
         self._engine = engine
         self._endpoints = endpoints
         self.find_account = find_account
-        self._has_scheduled = False
         self._has_warned = False
 
     def add_account(self, endpoint: Endpoint, account: QStashAccount) -> None:
@@ -124,8 +123,8 @@ class QStashDeliveries:
 
     async def schedule(self) -> None:
         """Have QStash call the app regularly, as `QStash(relay_cron=…)` says; once in a process."""
-        if (batches := self._engine.batches) is not None and not self._has_scheduled:
-            self._has_scheduled = await batches.schedule()
+        if (batches := self._engine.batches) is not None:
+            await batches.schedule()
 
     def check_batch(self, definition: Definition) -> None:
         """Check that QStash can keep what a workflow declares.
@@ -144,7 +143,7 @@ class QStashDeliveries:
                 f"'{name}' has item_flow, and QStash has one flow key for each message; leave it out, or use another "
                 f"engine"
             )
-        if definition.schedule is not None and self._engine.relay_cron is None:
+        if definition.schedule is not None and self._engine.relay_schedule.cron is None:
             raise ConfigurationError(
                 f"'{name}' has a schedule, which nothing fires with QStash(relay_cron=None); leave relay_cron out"
             )

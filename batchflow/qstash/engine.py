@@ -30,7 +30,7 @@ from batchflow.qstash.flow_keys import BatchFlowKeys, QStashFlowKeys
 from batchflow.qstash.invoked_batches import INVOKED, INVOKED_LOG_NAMES, InvokedBatches
 from batchflow.qstash.letters import QStashDeadLetters
 from batchflow.qstash.reads import QStashRuns
-from batchflow.qstash.relay import Relay
+from batchflow.qstash.relay import Relay, RelaySchedule
 from batchflow.qstash.rest import TokenRefused
 from batchflow.qstash.run_commands import QStashRunCommands
 from batchflow.qstash.run_options import check_run_options
@@ -61,8 +61,8 @@ class QStashEngine(Engine):
     """See the port of endpoints."""
     has_store: bool = False
     """There is a store for batches."""
-    relay_cron: Cron | None = None
-    """When a schedule of QStash calls the app; None: never."""
+    relay_schedule: RelaySchedule
+    """When QStash calls the app, and whether this process has told it."""
     batches: QStashBatches | None = None
     """Executes batches while the engine is open, if there is a store."""
     run_commands: QStashRunCommands
@@ -87,19 +87,20 @@ class QStashEngine(Engine):
 
         `observe` replaces the recorders of deliveries.
         """
-        own = self.relay_cron, self._has_declared
-        self.relay_cron, self._has_declared, self.observe = relay_cron, False, observe
+        own = self.relay_schedule, self._has_declared
+        self.relay_schedule, self._has_declared, self.observe = RelaySchedule(relay_cron), False, observe
         try:
             with self.directory.replaced(account, url):
                 yield
         finally:
-            self.relay_cron, self._has_declared = own
+            self.relay_schedule, self._has_declared = own
             self.observe = None
 
     async def restart_batches(self) -> None:
         """Execute batches as another process does, after the one of a test has crashed."""
         if self.batches is not None:
             await self.batches.close(0)
+            self.relay_schedule = RelaySchedule(self.relay_schedule.cron)
             self.batches = self._make_batches()
 
     # The client of served functions
@@ -201,7 +202,7 @@ class QStashEngine(Engine):
             name,
             lambda: worker.destinations,
             now=self.now,
-            cron=self.relay_cron,
+            schedule=self.relay_schedule,
         )
         cron = self.make_cron() if self.observe is None else CronScheduler(self.store, {})
         return QStashBatches(self.store, worker, relay, cron, retention_ms=self._options.retention_ms)

@@ -54,6 +54,14 @@ LONGEST_WAKE_MS = 604_800_000
 
 
 @dataclass(slots=True)
+class RelaySchedule:
+    """The schedule of QStash that calls the app at the times of `cron`; `is_there` once this process knows of it."""
+
+    cron: Cron | None = None
+    is_there: bool = False
+
+
+@dataclass(slots=True)
 class _Ended:
     """The messages of a destination that have ended, and those of them that were replaced."""
 
@@ -66,7 +74,7 @@ class Relay:
     """Gives due messages to QStash, for the endpoints in the `directory`.
 
     A message stays in the store: there it waits for its delivery, which names its fence, for `GIVEN_MS`. So neither a
-    lost nor a doubled delivery changes anything. With a `cron` a schedule of QStash calls the app regularly.
+    lost nor a doubled delivery changes anything. The `schedule` of QStash calls the app regularly.
     """
 
     def __init__(
@@ -77,7 +85,7 @@ class Relay:
         destinations: Callable[[], Sequence[str]],
         *,
         now: Callable[[], int],
-        cron: Cron | None,
+        schedule: RelaySchedule,
     ) -> None:
         self._store = store
         self._rest = directory.app.rest
@@ -91,8 +99,7 @@ class Relay:
         self._destinations = destinations
         self._endpoints = directory.endpoints
         self._url = directory.deliveries_url
-        self._cron = cron
-        self._scheduled = False
+        self._schedule = schedule
         self._called_at = 0
         self._wakes_at = 0
         self._looks_at = 0
@@ -335,11 +342,12 @@ class Relay:
         await self._post(batch_submission([item]))
 
     def _is_called_until(self, due: int, now: int) -> bool:
-        if self._cron is None or not self._scheduled:
+        cron = self._schedule.cron
+        if cron is None or not self._schedule.is_there:
             # QStash may have refused the schedule.
             return False
         if not now < self._called_at:
-            self._called_at = self._cron.next_after(now) or NEVER
+            self._called_at = cron.next_after(now) or NEVER
         return self._called_at <= due
 
     async def schedule(self) -> None:
@@ -348,15 +356,15 @@ class Relay:
         Raises:
             StoreError: QStash cannot do it now.
         """
-        if self._cron is None or self._scheduled:
+        if (times := self._schedule.cron) is None or self._schedule.is_there:
             return
         url = self._url()
-        cron = f"CRON_TZ={self._cron.timezone} {self._cron.fields}"
+        cron = f"CRON_TZ={times.timezone} {times.fields}"
         id = f"batchflow-{name_of(url)}"
         shown = await self._shown(f"/v2/schedules/{id}") or {}
         if [shown.get(it) for it in ("destination", "cron", "retryDelayExpression")] != [url, cron, FIRST_WAITS]:
             await self._post(schedule_submission(url, cron, id, "{}"))
-        self._scheduled = True
+        self._schedule.is_there = True
 
 
 def _refused(rest: QStashRest, error: InputError) -> QStashRefused:

@@ -45,8 +45,9 @@ class Greet(BatchWorkflow[NoParams, str, str]):
     page_size = 3
     execute_flow = FlowControl(parallelism=2)
 
-    def __init__(self, calls: list[str]) -> None:
+    def __init__(self, calls: list[str], wait_s: int = 90) -> None:
         self._calls = calls
+        self._wait_s = wait_s
 
     def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
         ids = [f"user-{number}" for number in range(7)]
@@ -56,7 +57,7 @@ class Greet(BatchWorkflow[NoParams, str, str]):
     def execute(self, user_id: str) -> str:
         self._calls.append(user_id)
         if user_id == "user-3" and self._calls.count(user_id) == 1:
-            raise RetryAfter(90, "not there yet")
+            raise RetryAfter(self._wait_s, "not there yet")
         return f"hello {user_id}"
 
     def on_complete(self, summary: BatchSummary) -> None:
@@ -170,6 +171,29 @@ async def test_a_batch_needs_its_store_and_its_requests(
     # The entry, pages, items and the end.
     messages = Counter(it.body.split(b".")[1][:1] for it in client.requests if b"message" in it.body)
     assert messages == {b"e": 1, b"p": 3, b"r": 7 + 1, b"z": 1}
+
+
+async def test_a_process_that_has_told_qstash_of_its_schedule_relies_on_it_in_later_requests(
+    stage: WireStage, tmp_path: Path
+) -> None:
+    """While an item waits until after the next of its times, its requests ask QStash for nothing."""
+    calls: list[str] = []
+    transport = stage.transport
+    assert isinstance(transport, OtherLoop)
+    flow = new_flow(stage, f"sqlite:///{tmp_path}/batches.db")
+    flow.add(Greet(calls, 1_200))
+    app = FastAPI()
+    app.include_router(flow.router, prefix="/workflows")
+    client = LambdaClient(lambda: app, "off", "kept")
+    stage.qstash.engine.push_client = client
+    await client.send(start("/workflows/greet/process-users", b"{}"))
+    await stage.drive(ms=120_000)
+    assert len(calls) == 7
+    transport.paths.clear()
+    await stage.drive(ms=800_000)
+    assert (client.answers[-2:], transport.paths) == ([200, 200], [])
+    await stage.drive(ms=900_000)
+    assert calls[-1] == "7 greeted"
 
 
 async def test_a_run_needs_a_container_for_its_requests_only(stage: WireStage) -> None:
