@@ -52,7 +52,7 @@ from batchflow.errors import ConfigurationError, DuplicateNameError, InputError,
 from batchflow.http.notifications import notification_body
 from batchflow.http.reserved_routes import check_not_reserved
 from batchflow.logs import set_level
-from batchflow.qstash.options import QStash, UpstashClient, UpstashReceiver, find_account
+from batchflow.qstash.options import ON_QSTASH, QStash, UpstashClient, UpstashReceiver, find_account
 from batchflow.qstash.receiver import Receiver
 from batchflow.resources import Resource, Resources
 from batchflow.serve import runs
@@ -145,7 +145,7 @@ class Batchflow:
         check_plugged("entropy", entropy, "bytes", "write what yields random bytes, such as FixedEntropy() in tests")
         url, beside = (it if isinstance(it, str) else None for it in (store, ledger))
         if isinstance(store, QStash):
-            url = "qstash://"
+            url = ON_QSTASH
         elif url is None:
             check_plugged("store", store, "claim_one", "write a URL such as redis://HOST:PORT, a store, or QStash()")
         if beside is None:
@@ -173,7 +173,7 @@ class Batchflow:
         self._routers: Routers | None = None
         self._server: QStashServer | None = None
         qstash = store if isinstance(store, QStash) else None
-        if self.settings.url == "qstash://" and isinstance(store, str | None):
+        if self.settings.url == ON_QSTASH and isinstance(store, str | None):
             qstash = QStash()
         kind = Engine
         if qstash is not None:

@@ -18,13 +18,10 @@ from batchflow.engine.clock import SystemClock
 from batchflow.engine.engine import Engine
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, NotFoundError
 from batchflow.logs import safe_str
-from batchflow.qstash.options import QStash
+from batchflow.qstash.options import ON_QSTASH, QStash
 from batchflow.serve.functions import ServedFunction
 from batchflow.settings import Settings, open_store
 from batchflow.stores.sqlite import SqliteStore
-
-QSTASH = "qstash://"
-"""The URL of an app on QStash."""
 
 
 def load_flow(target: str) -> Batchflow:
@@ -157,7 +154,7 @@ def store_settings(url: str | None) -> Settings:
         InputError: it has none.
     """
     settings = Settings.load(url=url)
-    if settings.url != QSTASH:
+    if settings.url != ON_QSTASH:
         return settings
     if not settings.store or settings.store.startswith("qstash:"):
         raise InputError(
@@ -177,7 +174,7 @@ async def open_engine(url: str | None) -> AsyncGenerator[Engine]:
         InputError: as for `existing_store`.
     """
     settings = Settings.load(url=url)
-    flow = _on_qstash(settings) if settings.url == QSTASH else Batchflow(existing_store(settings), worker=False)
+    flow = _on_qstash(settings) if settings.url == ON_QSTASH else Batchflow(existing_store(settings), worker=False)
     async with flow:
         yield flow.engine
 
@@ -208,14 +205,14 @@ async def open_server(url: str | None) -> AsyncGenerator[Engine]:
 
 def check_server_settings(settings: Settings) -> None:
     """Raise `InputError` for settings of an app on QStash: its server is another program, with a store of its own."""
-    if settings.url == QSTASH:
+    if settings.url == ON_QSTASH:
         raise InputError("BATCHFLOW_URL is qstash://, as for its apps; name the store of the server with --url")
 
 
 def _on_qstash(settings: Settings) -> Batchflow:
     from batchflow.qstash.account_directory import see_account
 
-    store = existing_store(store_settings(QSTASH), "BATCHFLOW_STORE") if settings.store else None
+    store = existing_store(store_settings(ON_QSTASH), "BATCHFLOW_STORE") if settings.store else None
     # Requests are verified, and the app is called regularly, by the process that serves them.
     flow = Batchflow(QStash(store=store, verify=False, relay_cron=None))
     see_account(flow.engine)

@@ -22,7 +22,7 @@ from batchflow.logs import logger
 from batchflow.qstash.attempt import next_fence, run_attempt
 from batchflow.qstash.receiver import Receiver
 from batchflow.qstash.recorder import Submitter, WireRecorder
-from batchflow.qstash.run_options import CALLBACK, FAILURE, LONGEST_RETRY_WAIT_MS, UNKNOWN_SDK, VERSION, user_headers
+from batchflow.qstash.run_options import CALLBACK, FAILURE, LONGEST_RETRY_WAIT_MS, UNKNOWN_SDK, VERSION, trigger_headers
 from batchflow.qstash.runs import ShownFailureCallback
 from batchflow.serve.endpoint import Endpoint
 from batchflow.serve.failure_functions import FAILURE_FUNCTION_STEP
@@ -111,10 +111,7 @@ class WireEngine(Submitter, Protocol):
 
 
 class WireEndpoint:
-    """Answers the requests of QStash for one endpoint. `url` is its public URL.
-
-    Without a `receiver` nobody verifies that they come from QStash.
-    """
+    """Answers the requests of QStash for one endpoint."""
 
     def __init__(self, endpoint: Endpoint, failure: Endpoint | None, engine: WireEngine) -> None:
         self._endpoint = endpoint
@@ -122,7 +119,7 @@ class WireEndpoint:
         self._engine = engine
 
     async def answer(self, request: WireRequest, url: str, receiver: Receiver | None) -> WireAnswer:
-        """Answer one request.
+        """Answer one request; `url` is the public URL of the endpoint. Without a `receiver` nobody verifies its sender.
 
         Raises:
             InputError: QStash has not sent it (401), or it is not what QStash sends.
@@ -185,7 +182,7 @@ class WireEndpoint:
             self._endpoint.route,
             run.payload.decode(errors="replace") or "null",
             failures=retried,
-            headers=user_headers(headers),
+            headers=trigger_headers(headers),
             journal=run.journal,
             started_at=address.created_at or runtime.clock.now(),
             depth=address.depth,
@@ -225,7 +222,7 @@ class WireEndpoint:
 
     async def _begin(self, request: WireRequest, address: Address, run: DeliveredRun) -> WireAnswer:
         """Take over a run that somebody has started without knowing what serves it."""
-        settings = RunSettings(headers=user_headers(request.headers))
+        settings = RunSettings(headers=trigger_headers(request.headers))
         item = init_item(address, run.payload.decode(errors="replace"), settings)
         item["headers"] |= {"upstash-workflow-trigger-by-sdk": "true"}
         await self._engine.submit(address, batch_submission([item]))
@@ -259,7 +256,7 @@ class WireEndpoint:
         runtime = self._engine.runtime
         with _reading():
             letter = ShownFailureCallback.model_validate(_read_object(request.body)).to_letter(
-                own_id(address.run), self._endpoint, user_headers(request.headers), runtime.clock.now()
+                own_id(address.run), self._endpoint, trigger_headers(request.headers), runtime.clock.now()
             )
         self._engine.told[letter.id] = letter
         retried = _number(request.headers, "upstash-retried")

@@ -13,7 +13,7 @@ from batchflow.core.secrets import printable_error
 from batchflow.errors import StoreError
 from batchflow.logs import logger
 from batchflow.qstash.endpoint import RUN_ID, WireAnswer, failure_answer, unstored_answer
-from batchflow.qstash.run_options import SCHEDULE_ID, user_headers
+from batchflow.qstash.run_options import SCHEDULE_ID, trigger_headers
 from batchflow.qstash.schedules import DEFINITION, SchedulingEngine, read_schedule, start_run
 
 _MINUTE_MS = 60_000
@@ -29,7 +29,7 @@ async def answer_fire(
 ) -> WireAnswer:
     """Start the run of a fire; the id of the run is that of the request, which QStash may repeat."""
     id = headers[SCHEDULE_ID]
-    own = {**user_headers(headers), **{name: value for name, value in headers.items() if name == DEFINITION}}
+    own = {**trigger_headers(headers), **{name: value for name, value in headers.items() if name == DEFINITION}}
     try:
         schedule = read_schedule(id, target, own, body.decode(errors="replace"))
         # QStash fires at whole minutes.

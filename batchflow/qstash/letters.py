@@ -12,7 +12,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.store import RunReads
 from batchflow.errors import InputError, NotFoundError
 from batchflow.qstash.directory import Directory
-from batchflow.qstash.run_options import user_headers
+from batchflow.qstash.run_options import trigger_headers
 from batchflow.qstash.runs import LettersPage, ShownLetter
 from batchflow.wire.submissions import RunSettings, Submission, own_id, settings_headers, wire_id
 
@@ -50,7 +50,7 @@ class QStashDeadLetters:
         if shown is None:
             return None
         letter = shown.to_letter(self._directory.route_of)
-        message = replace(letter.message, headers=user_headers(shown.headers))
+        message = replace(letter.message, headers=trigger_headers(shown.headers))
         run = await self._runs.run(id)
         if run is None or run.state != "failed":
             # It was removed, or another run has its id now.

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Account = TypeVar("Account")
 
+ON_QSTASH = "qstash://"
+"""The URL of the settings of an app on QStash."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QStash:

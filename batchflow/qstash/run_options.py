@@ -40,7 +40,7 @@ def check_run_options(
     if label is not None and not is_name(label):
         raise InputError(option="label", got=repr(label), want="QStash has labels of letters, digits, '-', '_' and '.'")
     lower = {name.lower() for name in headers}
-    if lost := sorted(lower - user_headers(dict.fromkeys(lower, "")).keys()):
+    if lost := sorted(lower - trigger_headers(dict.fromkeys(lower, "")).keys()):
         raise InputError(
             f"has {lost[0]!r}, which QStash, proxies or HTTP set", option="headers", want="give it another name"
         )
@@ -71,7 +71,7 @@ class DeliveredHeaders(dict[str, str]):
         return super().get(name.lower(), default)
 
 
-def user_headers(headers: Mapping[str, str]) -> DeliveredHeaders:
+def trigger_headers(headers: Mapping[str, str]) -> DeliveredHeaders:
     """The headers of a delivery that the trigger has set: without those of QStash, of HTTP and of proxies.
 
     The id of the schedule that has started a run is one of them.
