@@ -198,6 +198,7 @@ class Batchflow:
                 limit=SizeLimit(self.settings.max_value),
             ),
         )
+        self._start_lock: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
         self._deliveries: QStashDeliveries | None = None
         if qstash is not None:
             from batchflow.qstash.connection import connect
@@ -651,7 +652,7 @@ class Batchflow:
     # Life
 
     async def start(self, *, worker: bool | None = None, schedules: bool = True) -> None:
-        """Open the store and the resources and, unless `worker` is False, start to work; safe to repeat.
+        """Open the store and the resources and, unless `worker` is False, start to work; safe to repeat, and at once.
 
         A worker without `schedules` fires none.
 
@@ -663,17 +664,25 @@ class Batchflow:
             ResourceError: a resource cannot be opened; nothing is left open.
         """
         works = self.worker if worker is None else worker
-        if (loop := self.engine.loop) is not None and loop.is_closed():
-            # The loop has ended without a stop, and a store that is open there is of no use here.
-            await self.stop()
-        await self.engine.open(wait=works)
-        try:
-            await self.resources.open()
-        except BaseException:
-            await self.engine.close()
-            raise
-        if works:
-            await self.engine.start(schedules=schedules)
+        async with self._starting():
+            if (loop := self.engine.loop) is not None and loop.is_closed():
+                # The loop has ended without a stop, and a store that is open there is of no use here.
+                await self.stop()
+            await self.engine.open(wait=works)
+            try:
+                await self.resources.open()
+            except BaseException:
+                await self.engine.close()
+                raise
+            if works:
+                await self.engine.start(schedules=schedules)
+
+    def _starting(self) -> asyncio.Lock:
+        """Held while the app starts: a second start waits for the first one, on the same event loop."""
+        loop = asyncio.get_running_loop()
+        if self._start_lock is None or self._start_lock[0] is not loop:
+            self._start_lock = loop, asyncio.Lock()
+        return self._start_lock[1]
 
     async def stop(self) -> None:
         """Stop within the grace: running work may end, the rest is released; then close. Safe to repeat.

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -223,3 +224,12 @@ def test_app_is_used_from_one_event_loop_after_another() -> None:
             return (await (await greet.trigger()).wait(timeout=30)).counts.succeeded
 
     assert [asyncio.run(once()), asyncio.run(once())] == [3, 3]
+
+
+async def test_starts_at_the_same_time_open_the_store_once() -> None:
+    """A second store would stay open for ever, with its thread."""
+    before = threading.active_count()
+    flow = Batchflow("sqlite://")
+    await asyncio.gather(flow.start(), flow.start(), flow.start())
+    await flow.stop()
+    assert threading.active_count() == before
