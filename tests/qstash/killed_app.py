@@ -91,7 +91,7 @@ async def _ignore(message: Message) -> None:
 
 
 flow = Batchflow(QStash(transport=WritingTransport(retries=0)))
-OPTIONS: dict[str, Any] = {"retries": 20, "retry_delay": "1s"}
+OPTIONS: dict[str, Any] = {"retries": 20, "retry_delay": "1000 * (1 + retried)"}
 
 
 async def step(ctx: WorkflowContext[Any], name: str) -> str:
@@ -161,7 +161,9 @@ async def child(ctx: WorkflowContext[Child]) -> str:
 @flow.serve("/talk", **OPTIONS)
 async def talk(ctx: WorkflowContext[int]) -> str:
     """Calls, invokes and waits for an event."""
-    answer = await ctx.call("call", f"{ctx.env['APP_URL']}hello", method="GET", retries=20, retry_delay="1s")
+    answer = await ctx.call(
+        "call", f"{ctx.env['APP_URL']}hello", method="GET", retries=20, retry_delay="1000 * (1 + retried)"
+    )
     async with asyncio.TaskGroup() as group:
         told = group.create_task(ctx.wait_for_event("told", f"told {ctx.run_id}", timeout="1h", data=int))
         invoked = group.create_task(ctx.invoke("invoke", child, Child(parent=ctx.run_id, number=ctx.payload)))
