@@ -181,14 +181,14 @@ async def test_nothing_of_a_qstash_account_is_known_in_the_environment(
         return (await ctx.create_webhook("hook")).url
 
     before = flow.serve("/before", base_url="https://other.example.com")(hello)
-    own = engine.directory.app, engine.relay_cron, engine.directory.url_of("/before")
+    own = engine.directory.app, engine.relay_schedule.cron, engine.directory.url_of("/before")
     async with flow_env(flow) as env:
         client = QStash(url="https://another.invalid", token="another-token")
         after = flow.serve("/after", qstash_client=client, receiver=None)(hello)
         for served in (before, after):
             assert (await env.run(served, "x")).result.startswith("https://qstash.test/")
         assert [it.url for it in engine.directory.rests] == ["https://qstash.test"]
-    assert (engine.directory.app, engine.relay_cron, engine.directory.url_of("/before")) == own
+    assert (engine.directory.app, engine.relay_schedule.cron, engine.directory.url_of("/before")) == own
     assert engine.directory.url_of("/after") == "https://app.example.com/after"
     assert [it.url for it in engine.directory.rests] == ["https://qstash.invalid", "https://another.invalid"]
 
